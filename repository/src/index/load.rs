@@ -1,0 +1,79 @@
+//! Reads all index files into one table, a few at a time.
+
+use std::sync::Mutex;
+
+use super::Index;
+use crate::error::{Error, Result};
+use crate::format::index::IndexFile;
+use crate::object::{ObjectKind, ObjectName};
+use crate::repository::Repository;
+use crate::store::StoreErrorKind;
+
+/// Index files of other programs hold some 50,000 blobs: 8 MB of JSON.
+const MAX_INDEX_BYTES: usize = 128 << 20;
+/// Files read at once. Each takes about 12 MB while it is decoded.
+const READERS: usize = 4;
+/// How often a list is taken again because a file vanished meanwhile: somebody compacts.
+const TRIES: usize = 5;
+/// Memory of one blob in the table, growth included.
+const BYTES_A_BLOB: u64 = 80;
+
+impl Index {
+    /// Reads every index file that is listed. `limit_bytes` bounds the table.
+    ///
+    /// # Errors
+    /// A file that cannot be read or decoded: with part of the index, data would look lost that is not.
+    /// [`Error::MemoryBound`] if the table grows beyond the limit.
+    pub fn load(repository: &Repository, limit_bytes: u64) -> Result<Self> {
+        for _ in 1..TRIES {
+            match Self::load_once(repository, limit_bytes) {
+                Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        Self::load_once(repository, limit_bytes)
+    }
+
+    fn load_once(repository: &Repository, limit_bytes: u64) -> Result<Self> {
+        let mut names = Vec::new();
+        repository.store().list(ObjectKind::Index, &mut |listed| names.push(listed.name))?;
+        let index = Self::default();
+        let queue = Mutex::new(names);
+        let failed = Mutex::new(None);
+        let read = || {
+            loop {
+                let next = queue.lock().expect("no holder panics").pop();
+                let Some(name) = next else { return };
+                let result = index.add_file(repository, &name).and_then(|()| index.check_size(limit_bytes));
+                if let Err(error) = result {
+                    queue.lock().expect("no holder panics").clear();
+                    failed.lock().expect("no holder panics").get_or_insert(error);
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..READERS).for_each(|_| drop(scope.spawn(read))));
+        match failed.into_inner().expect("no holder panics") {
+            Some(error) => Err(error),
+            None => Ok(index),
+        }
+    }
+
+    fn add_file(&self, repository: &Repository, name: &ObjectName) -> Result<()> {
+        if repository.stop().is_stopped() {
+            return Err(Error::Stopped);
+        }
+        let json = repository.load_unpacked(name, MAX_INDEX_BYTES)?;
+        let file = IndexFile::decode(&json).map_err(|what| repository.damaged(name, what))?;
+        file.packs.iter().for_each(|pack| self.insert(pack));
+        Ok(())
+    }
+
+    fn check_size(&self, limit_bytes: u64) -> Result<()> {
+        let bytes = self.len() as u64 * BYTES_A_BLOB;
+        if bytes <= limit_bytes {
+            return Ok(());
+        }
+        let what = format!("the index of this repository, at {} blobs and more,", self.len());
+        Err(Error::MemoryBound { what, needed_mib: bytes >> 20, allowed_mib: limit_bytes >> 20 })
+    }
+}

@@ -1,0 +1,30 @@
+//! Stored format and engine of Estiba: what `mover` writes and reads, in restic's format, version 2.
+//!
+//! ```text
+//! plaintext chunks and trees -> blobs -> packs -> index -> snapshot        (write)
+//! snapshot -> index -> ranges of packs -> blobs -> chunks and trees        (read)
+//! ```
+//! It knows no Kubernetes, no terminal, and no file system of a volume. Calls block; requests run on a few threads of the
+//! S3 client; time and the wish to stop are handed in.
+
+pub mod access;
+pub mod budget;
+pub mod chunker;
+pub mod clock;
+pub mod compress;
+pub mod crypto;
+pub mod error;
+pub mod format;
+pub mod id;
+pub mod index;
+pub mod lock;
+pub mod object;
+pub mod read;
+pub mod repository;
+pub mod snapshots;
+pub mod stop;
+pub mod store;
+pub mod write;
+
+pub use error::{Error, ErrorKind, Result};
+pub use repository::Repository;

@@ -1,0 +1,318 @@
+//! The handle others hold: an open repository, its key, its store.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use crate::access::{Access, Stack};
+use crate::clock::Clock;
+use crate::crypto::kdf::Cost;
+use crate::crypto::{MasterKey, random};
+use crate::error::{Error, Result};
+use crate::format::config::Config;
+use crate::format::key::{KeyFile, OpenKeyError};
+use crate::format::polynomial::Polynomial;
+use crate::format::unpacked;
+use crate::id::ObjectId;
+use crate::lock::{Held, Identity};
+use crate::object::{Object, ObjectKind, ObjectName};
+use crate::stop::Stop;
+use crate::store::count::Counters;
+use crate::store::{PutMode, ReadRange, Store, StoreErrorKind};
+
+/// `config` and key files are a few hundred bytes.
+const MAX_SMALL_BYTES: u64 = 64 << 10;
+/// A repository with more keys than this is not opened by trying them all; restic stops at 20.
+const MAX_KEYS_TRIED: usize = 20;
+/// The largest stored form of an index, snapshot or lock: compressed, so below its limit once decompressed.
+const MAX_UNPACKED_STORED: u64 = 128 << 20;
+
+/// An open repository: the password was right, the master key is here.
+pub struct Repository {
+    config: Config,
+    key: MasterKey,
+    key_id: Option<ObjectId>,
+    store: Arc<dyn Store>,
+    cleanup: Arc<dyn Store>,
+    counters: Arc<Counters>,
+    held: Arc<OnceLock<Arc<Held>>>,
+    clock: Arc<dyn Clock>,
+    stop: Stop,
+    identity: Identity,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Repository").field("config", &self.config).field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+impl Repository {
+    /// Creates a repository where nothing is: key first, `config` last; only `config` makes it one.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyThere`] if anything of a repository is there, also if somebody else creates one meanwhile.
+    pub fn init(access: &Access, password: &str, cost: Cost) -> Result<Self> {
+        let stack = access.stack();
+        Self::refuse_if_anything_is_there(&*stack.work)?;
+        let key = MasterKey::generate();
+        let polynomial = Polynomial::generate(|| u64::from_le_bytes(random()));
+        let config = Config::new(ObjectId(random()), polynomial);
+        let key_id = add_key(&*stack.work, &key, password, cost, &access.identity, access.clock.now())?;
+        let mut sealed = Vec::new();
+        key.seal(&config.encode(), &mut sealed);
+        let object = Object::named(ObjectName::CONFIG, Bytes::from(sealed));
+        let created = stack.work.put(&object, PutMode::CreateNew).map_err(Error::from).and_then(|()| {
+            // Where creating cannot be made exclusive, a rival may have written after us: the last one counts.
+            let mut there = Vec::new();
+            stack.work.read(&ObjectName::CONFIG, ReadRange::Whole { limit: MAX_SMALL_BYTES }, &mut there)?;
+            if there == object.body { Ok(()) } else { Err(Error::Refused("another config was written at the same time".to_owned())) }
+        });
+        if let Err(error) = created {
+            stack.cleanup.delete(&ObjectName::new(ObjectKind::Key, key_id))?;
+            return Err(match error {
+                Error::Store(error) if error.kind == StoreErrorKind::AlreadyExists => {
+                    Error::AlreadyThere { location: stack.work.location(), found: "config".to_owned() }
+                }
+                other => other,
+            });
+        }
+        Ok(Self::new(config, key, Some(key_id), stack, access))
+    }
+
+    fn refuse_if_anything_is_there(store: &dyn Store) -> Result<()> {
+        let there = |found: String| Err(Error::AlreadyThere { location: store.location(), found });
+        match store.stat(&ObjectName::CONFIG) {
+            Ok(_) => return there("config".to_owned()),
+            Err(error) if error.kind == StoreErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        for kind in [ObjectKind::Key, ObjectKind::Snapshot, ObjectKind::Index, ObjectKind::Lock, ObjectKind::Pack] {
+            let mut count = 0_u64;
+            store.list(kind, &mut |_| count += 1)?;
+            if count > 0 {
+                return there(format!("no config, but {count} {kind} objects: a repository that lost its config?"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a repository with a password, trying key after key.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`], [`Error::WrongPassword`], damage.
+    pub fn open(access: &Access, password: &str) -> Result<Self> {
+        let stack = access.stack();
+        let store = &*stack.work;
+        let mut sealed = Vec::new();
+        match store.read(&ObjectName::CONFIG, ReadRange::Whole { limit: MAX_SMALL_BYTES }, &mut sealed) {
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                return Err(Error::NoRepository { location: store.location() });
+            }
+            other => other?,
+        }
+        let (key, key_id) = find_key(store, password, &access.stop)?;
+        let config = open_config(store, &key, sealed)?;
+        Ok(Self::new(config, key, Some(key_id), stack, access))
+    }
+
+    /// Opens a repository with a key that needs no derivation.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`], damage: a wrong key looks the same.
+    pub fn open_with_key(access: &Access, key: MasterKey) -> Result<Self> {
+        let stack = access.stack();
+        let mut sealed = Vec::new();
+        match stack.work.read(&ObjectName::CONFIG, ReadRange::Whole { limit: MAX_SMALL_BYTES }, &mut sealed) {
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                return Err(Error::NoRepository { location: stack.work.location() });
+            }
+            other => other?,
+        }
+        let config = open_config(&*stack.work, &key, sealed)?;
+        Ok(Self::new(config, key, None, stack, access))
+    }
+
+    fn new(config: Config, key: MasterKey, key_id: Option<ObjectId>, stack: Stack, access: &Access) -> Self {
+        Self {
+            config,
+            key,
+            key_id,
+            store: stack.work,
+            cleanup: stack.cleanup,
+            counters: stack.counters,
+            held: stack.held,
+            clock: access.clock.clone(),
+            stop: access.stop.clone(),
+            identity: access.identity.clone(),
+        }
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The key that seals its content.
+    #[must_use]
+    pub fn key(&self) -> &MasterKey {
+        &self.key
+    }
+
+    /// The key file that opened it.
+    #[must_use]
+    pub fn key_id(&self) -> Option<ObjectId> {
+        self.key_id
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(crate) fn cleanup_store(&self) -> &dyn Store {
+        &*self.cleanup
+    }
+
+    /// What was asked of the store so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Time.
+    #[must_use]
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    /// The wish to stop.
+    #[must_use]
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Who runs.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// From now on this lock stands behind index and snapshot writes.
+    pub(crate) fn guard_with(&self, held: &Arc<Held>) {
+        assert!(self.held.set(held.clone()).is_ok(), "a run takes one lock");
+    }
+
+    /// Seals and stores an index, a snapshot or a lock.
+    pub(crate) fn save_unpacked(&self, kind: ObjectKind, json: Vec<u8>) -> Result<ObjectId> {
+        let mut sealed = Vec::new();
+        self.key.seal(&unpacked::encode(json, self.config.version), &mut sealed);
+        let object = Object::content_named(kind, Bytes::from(sealed));
+        self.store.put(&object, PutMode::Replace)?;
+        Ok(object.name.id)
+    }
+
+    /// Reads an index, a snapshot or a lock back to JSON of at most `limit` bytes.
+    pub(crate) fn load_unpacked(&self, name: &ObjectName, limit: usize) -> Result<Vec<u8>> {
+        let mut stored = Vec::new();
+        self.store.read(name, ReadRange::Whole { limit: (limit as u64).min(MAX_UNPACKED_STORED) }, &mut stored)?;
+        let damaged = |what: String| self.damaged(name, what);
+        if crate::crypto::sha256(&stored) != name.id.0 {
+            return Err(damaged("its content does not match its name".to_owned()));
+        }
+        let plain = self.key.open(&mut stored).map_err(|error| damaged(error.to_string()))?;
+        unpacked::decode(plain, limit).map_err(damaged)
+    }
+
+    /// An error of one object.
+    pub(crate) fn damaged(&self, object: &impl ToString, what: impl Into<String>) -> Error {
+        Error::Damaged { object: object.to_string(), location: self.store.location(), what: what.into() }
+    }
+
+    /// Adds a password.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn add_key(&self, password: &str, cost: Cost) -> Result<ObjectId> {
+        add_key(&*self.store, &self.key, password, cost, &self.identity, self.clock.now())
+    }
+
+    /// All key files by id; one that cannot be read is listed with the reason.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn keys(&self) -> Result<Vec<(ObjectId, Result<KeyFile, String>)>> {
+        load_keys(&*self.store)
+    }
+
+    /// Removes a password. The one that is in use stays.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for the key in use or one that is not there.
+    pub fn remove_key(&self, id: ObjectId) -> Result<()> {
+        if Some(id) == self.key_id {
+            return Err(Error::Refused(format!(
+                "key {} opened the repository just now; open it with another one to remove this",
+                id.short()
+            )));
+        }
+        if !self.keys()?.iter().any(|(there, _)| *there == id) {
+            return Err(Error::Refused(format!("there is no key {}", id.short())));
+        }
+        Ok(self.store.delete(&ObjectName::new(ObjectKind::Key, id))?)
+    }
+}
+
+fn open_config(store: &dyn Store, key: &MasterKey, mut sealed: Vec<u8>) -> Result<Config> {
+    let damaged = |what: String| Error::Damaged { object: "config".to_owned(), location: store.location(), what };
+    let json = key.open(&mut sealed).map_err(|error| damaged(error.to_string()))?;
+    Config::decode(json).map_err(damaged)
+}
+
+fn add_key(store: &dyn Store, key: &MasterKey, password: &str, cost: Cost, identity: &Identity, now: jiff::Timestamp) -> Result<ObjectId> {
+    let file = KeyFile::seal(key, password, cost, (&identity.username, &identity.hostname), now).map_err(Error::Refused)?;
+    let object = Object::content_named(ObjectKind::Key, Bytes::from(file.encode()));
+    store.put(&object, PutMode::Replace)?;
+    Ok(object.name.id)
+}
+
+fn load_keys(store: &dyn Store) -> Result<Vec<(ObjectId, Result<KeyFile, String>)>> {
+    let mut names = Vec::new();
+    store.list(ObjectKind::Key, &mut |listed| names.push(listed.name))?;
+    names.sort_unstable();
+    let mut keys = Vec::with_capacity(names.len());
+    for name in names {
+        let mut json = Vec::new();
+        match store.read(&name, ReadRange::Whole { limit: MAX_SMALL_BYTES }, &mut json) {
+            Ok(()) => keys.push((name.id, KeyFile::decode(&json))),
+            Err(error) if error.kind == StoreErrorKind::NotFound => {}
+            Err(error) if error.kind == StoreErrorKind::TooLarge => keys.push((name.id, Err(error.to_string()))),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(keys)
+}
+
+/// Tries the password on key after key.
+fn find_key(store: &dyn Store, password: &str, stop: &Stop) -> Result<(MasterKey, ObjectId)> {
+    let keys = load_keys(store)?;
+    let count = keys.len();
+    let mut unusable = Vec::new();
+    for (id, file) in keys.into_iter().take(MAX_KEYS_TRIED) {
+        if stop.is_stopped() {
+            return Err(Error::Stopped);
+        }
+        match file.map_err(OpenKeyError::Unusable).and_then(|file| file.open(password)) {
+            Ok(key) => return Ok((key, id)),
+            Err(OpenKeyError::WrongPassword) => {}
+            Err(OpenKeyError::Unusable(why)) => unusable.push(format!("keys/{}: {why}", id.short())),
+        }
+    }
+    if count > 0 && unusable.len() < count {
+        return Err(Error::WrongPassword { location: store.location(), keys: count });
+    }
+    let what = if unusable.is_empty() { "there is none: without a key nothing can be read".to_owned() } else { unusable.join("; ") };
+    Err(Error::Damaged { object: "keys/".to_owned(), location: store.location(), what })
+}

@@ -1,0 +1,88 @@
+//! Fails on purpose: for tests.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use crate::object::{Object, ObjectKind, ObjectName};
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not happen.
+    Error(StoreErrorKind),
+    /// It happens, and is reported as failed.
+    LostReply(StoreErrorKind),
+    /// It passes.
+    None,
+}
+
+/// Chooses a fault for a request: its verb and what it is about.
+pub type Chooser = Box<dyn FnMut(&'static str, ObjectKind) -> Fault + Send>;
+
+/// A store that does not always work.
+pub struct Faulty<S> {
+    inner: S,
+    queue: Mutex<VecDeque<Fault>>,
+    chooser: Mutex<Chooser>,
+}
+
+impl<S: std::fmt::Debug> std::fmt::Debug for Faulty<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Faulty").field(&self.inner).finish()
+    }
+}
+
+impl<S: Store> Faulty<S> {
+    /// Works, until told otherwise.
+    pub fn new(inner: S) -> Self {
+        Self { inner, queue: Mutex::default(), chooser: Mutex::new(Box::new(|_, _| Fault::None)) }
+    }
+
+    /// The next `count` requests meet this fault.
+    pub fn fail_next(&self, count: usize, fault: Fault) {
+        self.queue.lock().expect("no holder panics").extend(std::iter::repeat_n(fault, count));
+    }
+
+    /// Every request asks `chooser`.
+    pub fn choose(&self, chooser: Chooser) {
+        *self.chooser.lock().expect("no holder panics") = chooser;
+    }
+
+    fn run<T>(&self, verb: &'static str, kind: ObjectKind, request: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let queued = self.queue.lock().expect("no holder panics").pop_front();
+        let fault = queued.unwrap_or_else(|| (self.chooser.lock().expect("no holder panics"))(verb, kind));
+        match fault {
+            Fault::None => request(),
+            Fault::Error(error) => Err(StoreError::new(self, error, verb, &kind, "failed on purpose")),
+            Fault::LostReply(error) => {
+                request()?;
+                Err(StoreError::new(self, error, verb, &kind, "reply lost on purpose"))
+            }
+        }
+    }
+}
+
+impl<S: Store> Store for Faulty<S> {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+        self.run("write", object.name.kind, || self.inner.put(object, mode))
+    }
+    fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.run("read", name.kind, || self.inner.read(name, range, into))
+    }
+    fn stat(&self, name: &ObjectName) -> Result<Stat, StoreError> {
+        self.run("stat", name.kind, || self.inner.stat(name))
+    }
+    fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+        self.run("list", kind, || self.inner.list(kind, each))
+    }
+    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.run("delete", name.kind, || self.inner.delete(name))
+    }
+    fn creates_exclusively(&self) -> Result<bool, StoreError> {
+        self.inner.creates_exclusively()
+    }
+}

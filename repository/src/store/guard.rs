@@ -1,0 +1,85 @@
+//! Guards what makes data visible: an index or a snapshot is written only while the run's own lock is there and fresh.
+//!
+//! Each guarded write is checked for itself, also when it is tried again: between two tries the lock may have gone.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use crate::clock::Clock;
+use crate::lock::Held;
+use crate::object::{Object, ObjectKind, ObjectName};
+
+/// A guarded request is made only if the own lock was written at most this long ago. A request is accepted at most
+/// 15 minutes after it was signed, so nothing lands more than 27 minutes after, and locks are left alone for 30.
+const LOCK_FRESH: Duration = Duration::from_secs(10 * 60);
+
+/// A store behind whose writes stands a lock, once one is held.
+#[derive(Debug)]
+pub struct Guarded<S> {
+    inner: S,
+    held: Arc<OnceLock<Arc<Held>>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl<S: Store> Guarded<S> {
+    /// Guards `inner` by the lock that will be put into `held`.
+    pub fn new(inner: S, held: Arc<OnceLock<Arc<Held>>>, clock: Arc<dyn Clock>) -> Self {
+        Self { inner, held, clock }
+    }
+
+    fn check(&self, verb: &'static str, name: &ObjectName) -> Result<(), StoreError> {
+        let lost = |why: String| Err(StoreError::new(self, StoreErrorKind::LockLost, verb, name, why));
+        let Some(held) = self.held.get() else { return lost("no lock is held".to_owned()) };
+        let newest = held.newest();
+        let since = self.clock.since_boot().saturating_sub(newest.sent_at);
+        if since > LOCK_FRESH {
+            return lost(format!("this run's lock could not be renewed for {} minutes", since.as_secs() / 60));
+        }
+        match self.inner.stat(&newest.name) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == StoreErrorKind::NotFound => lost("somebody removed this run's lock".to_owned()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn is_guarded(kind: ObjectKind) -> bool {
+    matches!(kind, ObjectKind::Index | ObjectKind::Snapshot)
+}
+
+impl<S: Store> Store for Guarded<S> {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+        if is_guarded(object.name.kind) {
+            self.check("write", &object.name)?;
+        }
+        self.inner.put(object, mode)
+    }
+
+    fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.inner.read(name, range, into)
+    }
+
+    fn stat(&self, name: &ObjectName) -> Result<Stat, StoreError> {
+        self.inner.stat(name)
+    }
+
+    fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+        self.inner.list(kind, each)
+    }
+
+    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        if is_guarded(name.kind) {
+            self.check("delete", name)?;
+        }
+        self.inner.delete(name)
+    }
+
+    fn creates_exclusively(&self) -> Result<bool, StoreError> {
+        self.inner.creates_exclusively()
+    }
+}

@@ -1,0 +1,120 @@
+//! Objects in a map: for tests.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use crate::object::{Object, ObjectKind, ObjectName};
+
+/// What a memory store holds, for tests that damage or rebuild it.
+pub type Objects = BTreeMap<ObjectName, (Bytes, Instant)>;
+
+/// A store that is gone with the process. Clones share their content.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    /// All objects.
+    pub objects: Arc<Mutex<Objects>>,
+}
+
+impl MemoryStore {
+    /// A store that holds these.
+    #[must_use]
+    pub fn with(objects: impl IntoIterator<Item = (ObjectName, Bytes)>) -> Self {
+        let objects = objects.into_iter().map(|(name, body)| (name, (body, Instant::now()))).collect();
+        Self { objects: Arc::new(Mutex::new(objects)) }
+    }
+
+    /// The names of a kind, sorted.
+    #[must_use]
+    pub fn names(&self, kind: ObjectKind) -> Vec<ObjectName> {
+        self.objects.lock().expect("no holder panics").keys().filter(|name| name.kind == kind).copied().collect()
+    }
+
+    fn get(&self, verb: &'static str, name: &ObjectName) -> Result<(Bytes, Instant), StoreError> {
+        let objects = self.objects.lock().expect("no holder panics");
+        objects.get(name).cloned().ok_or_else(|| StoreError::new(self, StoreErrorKind::NotFound, verb, name, "there is no such object"))
+    }
+}
+
+impl Store for MemoryStore {
+    fn location(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+        let mut objects = self.objects.lock().expect("no holder panics");
+        if mode == PutMode::CreateNew && objects.contains_key(&object.name) {
+            return Err(StoreError::new(self, StoreErrorKind::AlreadyExists, "create", &object.name, "it is there already"));
+        }
+        objects.insert(object.name, (object.body.clone(), Instant::now()));
+        Ok(())
+    }
+
+    fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
+        let (body, _) = self.get("read", name)?;
+        into.clear();
+        match range {
+            ReadRange::Whole { limit } if body.len() as u64 > limit => {
+                return Err(StoreError::new(
+                    self,
+                    StoreErrorKind::TooLarge,
+                    "read",
+                    name,
+                    format!("{} bytes, at most {limit} expected", body.len()),
+                ));
+            }
+            ReadRange::Whole { .. } => into.extend_from_slice(&body),
+            ReadRange::Part { offset, length } => {
+                let end = offset.saturating_add(length);
+                if end > body.len() as u64 {
+                    return Err(StoreError::new(
+                        self,
+                        StoreErrorKind::Truncated,
+                        "read",
+                        name,
+                        format!("{} bytes, {end} expected", body.len()),
+                    ));
+                }
+                let at = |position: u64| usize::try_from(position).expect("within the body");
+                into.extend_from_slice(&body[at(offset)..at(end)]);
+            }
+        }
+        Ok(())
+    }
+
+    fn stat(&self, name: &ObjectName) -> Result<Stat, StoreError> {
+        let (body, written) = self.get("stat", name)?;
+        Ok(Stat { size: body.len() as u64, age: written.elapsed(), store_ahead_secs: 0 })
+    }
+
+    fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+        let all: Vec<Listed> = {
+            let objects = self.objects.lock().expect("no holder panics");
+            let of_kind = objects.iter().filter(|(name, _)| name.kind == kind);
+            of_kind.map(|(name, (body, _))| Listed { name: *name, size: body.len() as u64 }).collect()
+        };
+        all.into_iter().for_each(each);
+        Ok(())
+    }
+
+    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.objects.lock().expect("no holder panics").remove(name);
+        Ok(())
+    }
+
+    fn creates_exclusively(&self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+}
+
+impl MemoryStore {
+    /// Makes every object look older: for tests of lock ages.
+    pub fn age_all(&self, by: Duration) {
+        for (_, written) in self.objects.lock().expect("no holder panics").values_mut() {
+            *written = written.checked_sub(by).expect("the machine was up for that long");
+        }
+    }
+}
