@@ -9,6 +9,7 @@
 
 pub mod access;
 pub mod budget;
+pub mod check;
 pub mod chunker;
 pub mod clock;
 pub mod compress;

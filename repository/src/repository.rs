@@ -247,6 +247,18 @@ impl Repository {
         load_keys(&*self.store)
     }
 
+    /// Replaces the password in use: the new key is stored before the old one goes.
+    ///
+    /// # Errors
+    /// Those of the store; then both may be there, and both open.
+    pub fn replace_key(&self, password: &str, cost: Cost) -> Result<ObjectId> {
+        let new = self.add_key(password, cost)?;
+        if let Some(old) = self.key_id {
+            self.store.delete(&ObjectName::new(ObjectKind::Key, old))?;
+        }
+        Ok(new)
+    }
+
     /// Removes a password. The one that is in use stays.
     ///
     /// # Errors

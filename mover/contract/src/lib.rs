@@ -1,1 +1,273 @@
+//! What a mover says to whoever started it: one JSON object a line on standard output (`--json`), and an exit code.
+//! The schema in words: `docs/json.md`.
 
+use serde::{Deserialize, Serialize};
+
+/// Exit codes; where restic has a code for it, the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// All done.
+    Success = 0,
+    /// Failed; nothing new is visible.
+    Failure = 1,
+    /// The snapshot was saved or restored, but some items were not: they are listed.
+    Incomplete = 3,
+    /// There is no repository.
+    NoRepository = 10,
+    /// Somebody else holds a lock that excludes this.
+    Locked = 11,
+    /// Wrong password.
+    WrongPassword = 12,
+    /// Interrupted, and what was done can be gone on from.
+    Resumable = 75,
+    /// Interrupted.
+    Interrupted = 130,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "message_type", rename_all = "snake_case")]
+pub enum Line {
+    /// How far it is; about once a second.
+    Status(Status),
+    /// An item that was left out, or is not as it should be.
+    Item(Item),
+    /// A request that failed and is tried again.
+    Retry(Retry),
+    /// The end of a backup.
+    BackupSummary(BackupSummary),
+    /// The end of a restore.
+    RestoreSummary(RestoreSummary),
+    /// The end of a check.
+    CheckSummary(CheckSummary),
+    /// Something a check found.
+    Finding(Finding),
+    /// Why the command failed.
+    Error(Failure),
+}
+
+impl Line {
+    /// The line without its end.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers always serialise")
+    }
+}
+
+/// How far a backup, restore or check is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Since the start.
+    pub seconds_elapsed: f64,
+    /// Until the end, if it can be told.
+    pub seconds_remaining: Option<f64>,
+    /// Bytes a second over the last seconds.
+    pub bytes_per_second: f64,
+    /// Files done.
+    pub files_done: u64,
+    /// Bytes of files done.
+    pub bytes_done: u64,
+    /// All files, once known.
+    pub total_files: Option<u64>,
+    /// All bytes, once known.
+    pub total_bytes: Option<u64>,
+    /// Items with errors so far.
+    pub errors: u64,
+    /// What is being worked on.
+    pub current_file: Option<String>,
+}
+
+/// What is the matter with one item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// Path as text; bytes that are not UTF-8 are escaped.
+    pub path: String,
+    /// In words.
+    pub problem: String,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The item is missing or incomplete: exit code 3.
+    Error,
+    /// Worth knowing.
+    Warning,
+}
+
+/// A request that is tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retry {
+    /// What failed.
+    pub problem: String,
+    /// Until the next try.
+    pub seconds_until_next_try: f64,
+}
+
+/// What was asked of the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    /// Objects written.
+    pub put: u64,
+    /// Objects or parts of them read.
+    pub get: u64,
+    /// Objects asked for size and age.
+    pub head: u64,
+    /// Lists.
+    pub list: u64,
+    /// Objects removed.
+    pub delete: u64,
+    /// Requests made again after a failure.
+    pub retries: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+}
+
+/// What a backup did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupSummary {
+    /// Of the new snapshot; none in a dry run, and none if nothing had changed and that was to be skipped.
+    pub snapshot_id: Option<String>,
+    /// What unchanged files were taken from.
+    pub parent_id: Option<String>,
+    /// Root tree of the snapshot.
+    pub tree_id: String,
+    /// Files the parent had not.
+    pub files_new: u64,
+    /// Files the parent had otherwise.
+    pub files_changed: u64,
+    /// Files taken from the parent.
+    pub files_unchanged: u64,
+    /// Directories the parent had not.
+    pub dirs_new: u64,
+    /// Directories the parent had otherwise.
+    pub dirs_changed: u64,
+    /// Directories of the same tree.
+    pub dirs_unchanged: u64,
+    /// Sockets: never saved.
+    pub sockets_skipped: u64,
+    /// Files in the snapshot.
+    pub total_files: u64,
+    /// Bytes of files in the snapshot.
+    pub total_bytes: u64,
+    /// Bytes read from the source.
+    pub bytes_read: u64,
+    /// Blobs of content that were new.
+    pub data_blobs: u64,
+    /// Blobs of directories that were new.
+    pub tree_blobs: u64,
+    /// Bytes that were new.
+    pub bytes_added: u64,
+    /// Bytes that they take in the repository.
+    pub bytes_stored: u64,
+    /// Items that could not be read: exit code 3 if above zero.
+    pub errors: u64,
+    /// Items that changed while they were read.
+    pub warnings: u64,
+    /// From start to end.
+    pub seconds: f64,
+    /// What was asked of the store.
+    pub requests: Requests,
+    /// True: nothing was stored.
+    pub dry_run: bool,
+}
+
+/// What a restore did, or in a dry run would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreSummary {
+    /// Where from.
+    pub snapshot_id: String,
+    /// Files written.
+    pub files_restored: u64,
+    /// Files left as they were.
+    pub files_skipped: u64,
+    /// Directories made or given their metadata.
+    pub dirs_restored: u64,
+    /// Links, devices and pipes.
+    pub others_restored: u64,
+    /// Bytes of files written.
+    pub bytes_restored: u64,
+    /// Bytes of packs to fetch.
+    pub bytes_to_fetch: u64,
+    /// Requests for packs.
+    pub pack_requests: u64,
+    /// Bytes read back and compared; 0 if that was not asked for.
+    pub bytes_verified: u64,
+    /// Items that could not be restored as they were: exit code 3 if above zero.
+    pub errors: u64,
+    /// Items whose owner could not be set for lack of permission.
+    pub owners_not_set: u64,
+    /// From start to end.
+    pub seconds: f64,
+    /// What was asked of the store.
+    pub requests: Requests,
+    /// True: nothing was written.
+    pub dry_run: bool,
+}
+
+/// What a check looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckSummary {
+    /// Snapshots whose trees were walked.
+    pub snapshots: u64,
+    /// Trees read.
+    pub trees: u64,
+    /// Packs in the index.
+    pub packs: u64,
+    /// Blobs in the index.
+    pub blobs: u64,
+    /// Packs read and hashed.
+    pub packs_read: u64,
+    /// Bytes read and hashed.
+    pub bytes_read: u64,
+    /// Findings that mean damage.
+    pub errors: u64,
+    /// Findings that cost space or time alone.
+    pub hints: u64,
+    /// From start to end.
+    pub seconds: f64,
+    /// What was asked of the store.
+    pub requests: Requests,
+}
+
+/// Something a check found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Which object, or which snapshot and path.
+    pub object: String,
+    /// In words.
+    pub problem: String,
+    /// Damage, or a hint.
+    pub severity: Severity,
+}
+
+/// Why the command failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The exit code.
+    pub code: u8,
+    /// What failed, to what, why.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_lines() {
+        let item = Line::Item(Item { path: "/a".to_owned(), problem: "permission denied".to_owned(), severity: Severity::Error });
+        assert_eq!(item.to_json(), r#"{"message_type":"item","path":"/a","problem":"permission denied","severity":"error"}"#);
+        let error = Line::Error(Failure { code: ExitCode::Locked as u8, message: "locked".to_owned(), hint: None });
+        assert_eq!(error.to_json(), r#"{"message_type":"error","code":11,"message":"locked","hint":null}"#);
+        assert_eq!(serde_json::from_str::<Line>(&error.to_json()).unwrap(), error);
+    }
+}

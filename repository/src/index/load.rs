@@ -18,6 +18,9 @@ const TRIES: usize = 5;
 /// Memory of one blob in the table, growth included.
 const BYTES_A_BLOB: u64 = 80;
 
+/// Told of index files that are damaged.
+type OnDamage<'a> = &'a (dyn Fn(&Error) + Sync);
+
 impl Index {
     /// Reads every index file that is listed. `limit_bytes` bounds the table.
     ///
@@ -25,16 +28,28 @@ impl Index {
     /// A file that cannot be read or decoded: with part of the index, data would look lost that is not.
     /// [`Error::MemoryBound`] if the table grows beyond the limit.
     pub fn load(repository: &Repository, limit_bytes: u64) -> Result<Self> {
+        Self::load_trying(repository, limit_bytes, None)
+    }
+
+    /// As [`Index::load`], but damaged files are told to `on_damage` and left out: for those who look for damage.
+    ///
+    /// # Errors
+    /// All but damage.
+    pub fn load_with(repository: &Repository, limit_bytes: u64, on_damage: &(dyn Fn(&Error) + Sync)) -> Result<Self> {
+        Self::load_trying(repository, limit_bytes, Some(on_damage))
+    }
+
+    fn load_trying(repository: &Repository, limit_bytes: u64, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
         for _ in 1..TRIES {
-            match Self::load_once(repository, limit_bytes) {
+            match Self::load_once(repository, limit_bytes, on_damage) {
                 Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => {}
                 other => return other,
             }
         }
-        Self::load_once(repository, limit_bytes)
+        Self::load_once(repository, limit_bytes, on_damage)
     }
 
-    fn load_once(repository: &Repository, limit_bytes: u64) -> Result<Self> {
+    fn load_once(repository: &Repository, limit_bytes: u64, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
         let mut names = Vec::new();
         repository.store().list(ObjectKind::Index, &mut |listed| names.push(listed.name))?;
         let index = Self::default();
@@ -44,7 +59,13 @@ impl Index {
             loop {
                 let next = queue.lock().expect("no holder panics").pop();
                 let Some(name) = next else { return };
-                let result = index.add_file(repository, &name).and_then(|()| index.check_size(limit_bytes));
+                let result = match (index.add_file(repository, &name), on_damage) {
+                    (Err(damage @ Error::Damaged { .. }), Some(on_damage)) => {
+                        on_damage(&damage);
+                        Ok(())
+                    }
+                    (result, _) => result.and_then(|()| index.check_size(limit_bytes)),
+                };
                 if let Err(error) = result {
                     queue.lock().expect("no holder panics").clear();
                     failed.lock().expect("no holder panics").get_or_insert(error);

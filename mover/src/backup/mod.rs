@@ -1,0 +1,343 @@
+//! One backup, from source to snapshot.
+//!
+//! ```text
+//!            jobs                 chunks                     packs
+//!  walk ───────────► readers ───────────► workers ──► packer ───────► uploads
+//!   │   (open, read, cut)   (hash, known?, compress,        (repository::write)
+//!   │                        seal, open again)
+//!   │ events, in order of names                 trees
+//!   └──────────────────────► assemble ─────────────────┘
+//!                   (waits for each file's chunks, writes trees bottom up)
+//! ```
+//! Every arrow is a bounded channel; chunks travel in a fixed number of buffers. The walk is the only one that looks at
+//! directories, `assemble` the only one that knows order, and nothing is visible before `finish` has stored everything.
+
+mod assemble;
+mod file;
+mod parent;
+mod read;
+mod scan;
+mod store;
+mod walk;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use repository::budget::{BufferPool, Shares};
+use repository::chunker::GearTable;
+use repository::compress::Compression;
+use repository::error::{Error, Result};
+use repository::format::lock::LockMode;
+use repository::format::snapshot::{Snapshot, SnapshotTime, Summary};
+use repository::id::{BlobId, ObjectId};
+use repository::index::Index;
+use repository::lock::Lock;
+use repository::read::Trees;
+use repository::snapshots::{Filter, Stored};
+use repository::write::{Added, Verify, WriteMode, WriteOptions, Writer};
+use repository::{ErrorKind, Repository};
+
+pub(crate) use self::parent::{ChangeTest, Compare};
+use crate::report::Report;
+use crate::source::exclude::Excludes;
+use crate::source::metadata::Owners;
+use crate::source::roots::Roots;
+
+/// What the source is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SourceKind {
+    /// Directories and files.
+    Files,
+    /// A block device, or the image of one: fixed chunks of 4 MiB, zeros known without hashing.
+    Block,
+    /// Standard input.
+    Stream,
+}
+
+/// Which snapshot unchanged files are taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ParentChoice {
+    /// The newest of the same host and paths.
+    Auto,
+    /// None: everything is read.
+    None,
+    /// This one.
+    Id(String),
+}
+
+/// Whether directories below which another file system is mounted are entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileSystems {
+    /// Yes.
+    All,
+    /// No: the mount point is saved as an empty directory.
+    One,
+}
+
+/// Whether a source without content is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EmptySource {
+    /// Yes: a lost mount looks like this.
+    Refuse,
+    /// No.
+    Allow,
+}
+
+/// Whether a snapshot is saved that holds what its parent held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unchanged {
+    /// Yes.
+    Save,
+    /// No.
+    Skip,
+}
+
+/// A backup to be made.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) roots: Roots,
+    pub(crate) kind: SourceKind,
+    pub(crate) excludes: Excludes,
+    pub(crate) file_systems: FileSystems,
+    pub(crate) parent: ParentChoice,
+    pub(crate) change_test: ChangeTest,
+    pub(crate) empty: EmptySource,
+    pub(crate) unchanged: Unchanged,
+    pub(crate) mode: WriteMode,
+    pub(crate) host: String,
+    pub(crate) username: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) time: Option<jiff::Timestamp>,
+    pub(crate) compression: Compression,
+    pub(crate) verify: Verify,
+    pub(crate) shares: Shares,
+    pub(crate) retry_lock: std::time::Duration,
+}
+
+/// What was counted.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) files_new: AtomicU64,
+    pub(crate) files_changed: AtomicU64,
+    pub(crate) files_unchanged: AtomicU64,
+    pub(crate) dirs_new: AtomicU64,
+    pub(crate) dirs_changed: AtomicU64,
+    pub(crate) dirs_unchanged: AtomicU64,
+    pub(crate) sockets: AtomicU64,
+    pub(crate) total_bytes: AtomicU64,
+    pub(crate) bytes_read: AtomicU64,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) snapshot_id: Option<ObjectId>,
+    pub(crate) parent_id: Option<ObjectId>,
+    pub(crate) tree: BlobId,
+    pub(crate) counts: Counts,
+    pub(crate) added: Added,
+}
+
+/// What all threads of one backup share.
+struct Context<'a> {
+    request: &'a Request,
+    repository: &'a Repository,
+    report: &'a Report,
+    trees: &'a Trees,
+    writer: &'a Writer,
+    gear: GearTable,
+    owners: Owners,
+    counts: &'a Counts,
+    buffers: BufferPool,
+    /// When reading began: what changed since may change again within the same tick of the clock.
+    parent_start: Option<jiff::Timestamp>,
+    failure: Mutex<Option<Error>>,
+    failed: AtomicBool,
+}
+
+impl Context<'_> {
+    /// The first failure ends everything; later ones follow from it.
+    fn fail(&self, error: Error) {
+        self.failure.lock().expect("no holder panics").get_or_insert(error);
+        self.failed.store(true, Ordering::SeqCst);
+    }
+
+    fn is_over(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.repository.stop().is_stopped()
+    }
+}
+
+/// Makes a backup.
+///
+/// # Errors
+/// Anything that keeps the snapshot from being saved. Items that cannot be read do not: they are reported.
+pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Report) -> Result<Outcome> {
+    let lock = match request.mode {
+        WriteMode::Store => Some(Lock::acquire(repository, LockMode::Shared, request.retry_lock)?),
+        WriteMode::DryRun => None,
+    };
+    let start = repository.clock().now();
+    let parent = find_parent(repository, request)?;
+    // The index is listed after the lock was written: what it names stays.
+    let index = Arc::new(Index::load(repository, request.shares.index_bytes)?);
+    let outcome = save(repository, &index, request, report, start, parent)?;
+    if let Some(lock) = lock {
+        lock.release()?;
+    }
+    Ok(outcome)
+}
+
+fn save(
+    repository: &Arc<Repository>,
+    index: &Arc<Index>,
+    request: &Request,
+    report: &Report,
+    start: jiff::Timestamp,
+    parent: Option<Stored>,
+) -> Result<Outcome> {
+    let options = WriteOptions { shares: request.shares, compression: request.compression, verify: request.verify, mode: request.mode };
+    let writer = Writer::start(repository, index, options)?;
+    let trees = Trees::new(repository, index, request.shares.tree_bytes);
+    let counts = Counts::default();
+    let tree = {
+        let gear = GearTable::derive(repository.config().polynomial().map_err(Error::Refused)?);
+        let context = Context {
+            request,
+            repository,
+            report,
+            trees: &trees,
+            writer: &writer,
+            gear,
+            owners: Owners::default(),
+            counts: &counts,
+            buffers: BufferPool::new(request.shares.chunks),
+            parent_start: parent.as_ref().map(|parent| scan_start(&parent.snapshot)),
+            failure: Mutex::default(),
+            failed: AtomicBool::new(false),
+        };
+        pipeline(&context, parent.as_ref().map(|parent| parent.snapshot.tree))?
+    };
+    let parent_id = parent.as_ref().map(|parent| parent.id);
+    // Law 1. Packs, then index ..
+    let (committed, added) = writer.finish()?;
+    let nothing_new = request.unchanged == Unchanged::Skip && parent.is_some_and(|parent| parent.snapshot.tree == tree);
+    if request.mode == WriteMode::DryRun || nothing_new {
+        return Ok(Outcome { snapshot_id: None, parent_id, tree, counts, added });
+    }
+    let snapshot = snapshot(repository, request, &counts, &added, start, parent_id, tree);
+    // .. then the snapshot.
+    let id = repository.save_snapshot(&snapshot, &committed)?;
+    Ok(Outcome { snapshot_id: Some(id), parent_id, tree, counts, added })
+}
+
+/// Runs all threads; returns the root tree.
+fn pipeline(context: &Context<'_>, parent_tree: Option<BlobId>) -> Result<BlobId> {
+    /// Events are small, save for unchanged files of many chunks.
+    const EVENTS: usize = 1024;
+    /// Each job keeps its directory open.
+    const JOBS: usize = 256;
+    let shares = context.request.shares;
+    let (events_tx, events_rx) = crossbeam_channel::bounded(EVENTS);
+    let (jobs_tx, jobs_rx) = crossbeam_channel::bounded(JOBS);
+    // The pool of buffers is the bound.
+    let (chunks_tx, chunks_rx) = crossbeam_channel::bounded(shares.chunks);
+    let tree = std::thread::scope(|scope| {
+        if context.report.wants_totals() {
+            scope.spawn(|| scan::run(context));
+        }
+        scope.spawn(move || walk::run(context, parent_tree, &events_tx, &jobs_tx));
+        for _ in 0..shares.readers {
+            let (jobs_rx, chunks_tx) = (jobs_rx.clone(), chunks_tx.clone());
+            scope.spawn(move || read::run(context, &jobs_rx, &chunks_tx));
+        }
+        for _ in 0..shares.workers {
+            let chunks_rx = chunks_rx.clone();
+            scope.spawn(move || store::run(context, &chunks_rx));
+        }
+        drop((jobs_rx, chunks_tx, chunks_rx));
+        assemble::run(context, events_rx)
+    });
+    if let Some(error) = context.failure.lock().expect("no holder panics").take() {
+        return Err(error);
+    }
+    if context.repository.stop().is_stopped() {
+        return Err(Error::Stopped);
+    }
+    tree.ok_or(Error::Stopped)
+}
+
+/// When the parent's run began to read.
+fn scan_start(snapshot: &Snapshot) -> jiff::Timestamp {
+    snapshot.summary.as_ref().map_or(snapshot.time.0, |summary| summary.backup_start.0)
+}
+
+fn find_parent(repository: &Repository, request: &Request) -> Result<Option<Stored>> {
+    match &request.parent {
+        ParentChoice::None => Ok(None),
+        ParentChoice::Id(id) => repository.find_snapshot(id, &Filter::default()).map(Some),
+        ParentChoice::Auto => {
+            let filter =
+                Filter { host: Some(request.host.clone()), paths: request.roots.paths.clone(), before: request.time, ..Filter::default() };
+            let mut fitting = repository.snapshots(&filter)?;
+            fitting.retain(|stored| stored.snapshot.paths.len() == request.roots.paths.len());
+            Ok(fitting.pop())
+        }
+    }
+}
+
+fn snapshot(
+    repository: &Repository,
+    request: &Request,
+    counts: &Counts,
+    added: &Added,
+    start: jiff::Timestamp,
+    parent: Option<ObjectId>,
+    tree: BlobId,
+) -> Snapshot {
+    let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let identity = repository.identity();
+    let [files_new, files_changed, files_unmodified] = [&counts.files_new, &counts.files_changed, &counts.files_unchanged].map(get);
+    Snapshot {
+        time: SnapshotTime(request.time.unwrap_or(start)),
+        parent,
+        tree,
+        paths: request.roots.paths.clone(),
+        hostname: request.host.clone(),
+        username: request.username.clone(),
+        uid: identity.uid,
+        gid: identity.gid,
+        excludes: request.excludes.patterns().to_vec(),
+        tags: request.tags.clone(),
+        original: None,
+        program_version: concat!("estiba ", env!("CARGO_PKG_VERSION")).to_owned(),
+        summary: Some(Summary {
+            backup_start: SnapshotTime(start),
+            backup_end: SnapshotTime(repository.clock().now()),
+            files_new,
+            files_changed,
+            files_unmodified,
+            dirs_new: get(&counts.dirs_new),
+            dirs_changed: get(&counts.dirs_changed),
+            dirs_unmodified: get(&counts.dirs_unchanged),
+            data_blobs: get(&added.data_blobs),
+            tree_blobs: get(&added.tree_blobs),
+            data_added: get(&added.plain_bytes),
+            data_added_packed: get(&added.stored_bytes),
+            total_files_processed: files_new + files_changed + files_unmodified,
+            total_bytes_processed: get(&counts.total_bytes),
+        }),
+    }
+}
+
+/// Where a source is, for jobs that are not files of a directory.
+#[derive(Debug, Clone)]
+enum Origin {
+    Device(PathBuf),
+    Stdin,
+}
+
+/// A damaged parent costs time, never the backup.
+fn is_parent_trouble(error: &Error) -> bool {
+    error.kind() == ErrorKind::Damaged
+}

@@ -1,0 +1,322 @@
+//! Looks at every entry once, in order of names, and says what is to be done with it.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use contract::Severity;
+use crossbeam_channel::Sender;
+use repository::error::{Error, Result};
+use repository::format::BlobKind;
+use repository::format::node::{Node, NodeKind, go_mode};
+use repository::id::BlobId;
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use super::file::FileState;
+use super::parent::ParentDir;
+use super::{Context, EmptySource, FileSystems, Origin, SourceKind, is_parent_trouble};
+use crate::source::metadata::{entry_path, kind, xattrs, xattrs_of_fd};
+use crate::source::roots::Root;
+use crate::source::{DirHandle, stat_path};
+
+/// What the assembler is told, in order of names.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A directory begins; the root has no node.
+    Enter {
+        node: Option<Box<Node>>,
+        /// The parent's tree of it.
+        parent_tree: Option<BlobId>,
+    },
+    /// An entry that is complete.
+    Leaf(Box<Node>),
+    /// A file that is being read.
+    File(Arc<FileState>),
+    /// The directory ends.
+    Leave,
+}
+
+/// What a reader is told.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) source: JobSource,
+    pub(super) file: Arc<FileState>,
+    pub(super) is_new: IsNew,
+}
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub(super) enum JobSource {
+    /// A file of a directory.
+    File { dir: Arc<DirHandle>, name: CString },
+    /// Something the user named, under this name in the snapshot.
+    Named { origin: Origin, name: Vec<u8> },
+}
+
+/// Whether the parent has an entry of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IsNew {
+    Yes,
+    No,
+}
+
+pub(super) fn run(context: &Context<'_>, parent_tree: Option<BlobId>, events_tx: &Sender<Event>, jobs_tx: &Sender<Job>) {
+    let walk = Walk { context, events_tx, jobs_tx };
+    if let Err(error) = walk.root(parent_tree) {
+        context.fail(error);
+    }
+}
+
+struct Walk<'a> {
+    context: &'a Context<'a>,
+    events_tx: &'a Sender<Event>,
+    jobs_tx: &'a Sender<Job>,
+}
+
+/// A directory that is being walked.
+struct Level {
+    dir: Arc<DirHandle>,
+    names: std::vec::IntoIter<CString>,
+    parent: ParentDir,
+}
+
+impl Walk<'_> {
+    fn root(&self, parent_tree: Option<BlobId>) -> Result<()> {
+        let mut parent = self.parent_dir(parent_tree)?;
+        self.send(Event::Enter { node: None, parent_tree })?;
+        match &self.context.request.roots.root {
+            Root::Above { children, .. } => self.above(children.iter(), &mut parent)?,
+            // The source is `/` itself: its entries are the root's.
+            Root::Source(path) => {
+                let dir = Arc::new(DirHandle::open(path).map_err(|error| refuse(path, error))?);
+                self.contents(dir, parent)?;
+            }
+        }
+        self.send(Event::Leave)
+    }
+
+    fn above<'r>(&self, children: impl Iterator<Item = (&'r Vec<u8>, &'r Root)>, parent: &mut ParentDir) -> Result<()> {
+        for (name, child) in children {
+            let then = self.find(parent, name)?;
+            match child {
+                Root::Source(path) => self.source(name, path, then)?,
+                Root::Above { real, children } => {
+                    let node = match real {
+                        Some(real) => self.dir_node(name, &DirHandle::open(real).map_err(|error| refuse(real, error))?)?,
+                        None => Node { mode: go_mode(NodeKind::Dir, 0o755), ..Node::new(name.clone(), NodeKind::Dir) },
+                    };
+                    let parent_tree = then.and_then(|then| then.subtree);
+                    let mut below = self.parent_dir(parent_tree)?;
+                    self.send(Event::Enter { node: Some(Box::new(node)), parent_tree })?;
+                    self.above(children.iter(), &mut below)?;
+                    self.send(Event::Leave)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Something the user named. That it is not there is an error, never an empty snapshot.
+    fn source(&self, name: &[u8], path: &Path, then: Option<Node>) -> Result<()> {
+        let is_new = if then.is_some() { IsNew::No } else { IsNew::Yes };
+        match self.context.request.kind {
+            SourceKind::Stream => return self.read_named(name, Origin::Stdin, is_new),
+            SourceKind::Block => return self.read_named(name, Origin::Device(path.to_owned()), is_new),
+            SourceKind::Files => {}
+        }
+        // A link that the user named is followed: saving the link alone would look like a backup.
+        let stat = rustix::fs::stat(path).map_err(|error| refuse(path, error))?;
+        match kind(&stat) {
+            Some(NodeKind::Dir) => {
+                let dir = Arc::new(DirHandle::open(path).map_err(|error| refuse(path, error))?);
+                self.refuse_empty(&dir)?;
+                let parent_tree = then.and_then(|then| then.subtree);
+                let node = self.dir_node(name, &dir)?;
+                self.send(Event::Enter { node: Some(Box::new(node)), parent_tree })?;
+                self.contents(dir, self.parent_dir(parent_tree)?)?;
+                self.send(Event::Leave)
+            }
+            Some(NodeKind::File) => self.read_named(name, Origin::Device(path.to_owned()), is_new),
+            Some(NodeKind::BlockDevice) => {
+                Err(Error::Refused(format!("{} is a block device: say --block to back up what is on it", path.display())))
+            }
+            _ => Err(Error::Refused(format!("{} is neither a directory nor a file", path.display()))),
+        }
+    }
+
+    fn refuse_empty(&self, dir: &DirHandle) -> Result<()> {
+        let names = dir.names().map_err(|error| refuse(&dir.path, error))?;
+        // What mkfs makes is no content.
+        let is_empty = names.iter().all(|name| name.as_bytes() == b"lost+found");
+        if is_empty && self.context.request.empty == EmptySource::Refuse {
+            let path = dir.path.display();
+            return Err(Error::Refused(format!(
+                "{path} is empty: is something not mounted? Say --allow-empty if it should be saved like this"
+            )));
+        }
+        Ok(())
+    }
+
+    fn read_named(&self, name: &[u8], origin: Origin, is_new: IsNew) -> Result<()> {
+        self.read(JobSource::Named { origin, name: name.to_owned() }, is_new)
+    }
+
+    fn read(&self, source: JobSource, is_new: IsNew) -> Result<()> {
+        let file = Arc::new(FileState::default());
+        self.jobs_tx.send(Job { source, file: file.clone(), is_new }).map_err(|_| Error::Stopped)?;
+        self.send(Event::File(file))
+    }
+
+    /// All below a directory, without recursion: trees may be deep.
+    fn contents(&self, dir: Arc<DirHandle>, parent: ParentDir) -> Result<()> {
+        let device = rustix::fs::fstat(&*dir).map_err(|error| refuse(&dir.path, error))?.st_dev;
+        let names = dir.names().map_err(|error| refuse(&dir.path, error))?;
+        let mut levels = vec![Level { dir, names: names.into_iter(), parent }];
+        while let Some(level) = levels.last_mut() {
+            if self.context.is_over() {
+                return Err(Error::Stopped);
+            }
+            if let Some(name) = level.names.next() {
+                if let Some(below) = self.entry(level, &name, device)? {
+                    levels.push(below);
+                }
+            } else {
+                levels.pop();
+                // The directory that was named is left by who entered it.
+                if !levels.is_empty() {
+                    self.send(Event::Leave)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One entry; a directory that was entered is returned.
+    fn entry(&self, level: &mut Level, name: &CString, device: u64) -> Result<Option<Level>> {
+        let excludes = &self.context.request.excludes;
+        if !excludes.patterns().is_empty() && excludes.matches(&level.dir.join(name)) {
+            return Ok(None);
+        }
+        let looked = level.dir.stat(name);
+        let (stat, kind) = match looked.map(|stat| (stat, kind(&stat))) {
+            Ok((stat, Some(kind))) => (stat, kind),
+            Ok((_, None)) => return self.lose(level, name, "its type is not known"),
+            Err(error) => return self.lose(level, name, &error.to_string()),
+        };
+        let then = self.find(&mut level.parent, name.as_bytes())?;
+        match kind {
+            NodeKind::Dir => self.enter(level, name, &stat, then, device),
+            NodeKind::File => self.file(level, name, &stat, then).map(|()| None),
+            NodeKind::Socket => {
+                self.context.counts.sockets.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            NodeKind::Symlink | NodeKind::BlockDevice | NodeKind::CharDevice | NodeKind::Fifo => {
+                let mut node = self.context.owners.node(name.as_bytes(), kind, &stat);
+                if kind == NodeKind::Symlink {
+                    match rustix::fs::readlinkat(&*level.dir, name, Vec::new()) {
+                        Ok(target) => node.link_target = target.into_bytes(),
+                        Err(error) => return self.lose(level, name, &error.to_string()),
+                    }
+                }
+                self.add_xattrs(level, name, &mut node);
+                self.send(Event::Leaf(Box::new(node)))?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn enter(&self, level: &Level, name: &CString, stat: &Stat, then: Option<Node>, device: u64) -> Result<Option<Level>> {
+        let mut node = self.context.owners.node(name.as_bytes(), NodeKind::Dir, stat);
+        let parent_tree = then.and_then(|then| then.subtree);
+        if self.context.request.file_systems == FileSystems::One && stat.st_dev != device {
+            self.add_xattrs(level, name, &mut node);
+            self.send(Event::Enter { node: Some(Box::new(node)), parent_tree })?;
+            return self.send(Event::Leave).map(|()| None);
+        }
+        let opened = level.dir.open_dir(name).and_then(|dir| dir.names().map(|names| (dir, names)));
+        let (dir, names) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.lose(level, name, &error.to_string()),
+        };
+        self.add_xattrs(level, name, &mut node);
+        self.send(Event::Enter { node: Some(Box::new(node)), parent_tree })?;
+        let parent = self.parent_dir(parent_tree)?;
+        Ok(Some(Level { dir: Arc::new(dir), names: names.into_iter(), parent }))
+    }
+
+    fn file(&self, level: &Level, name: &CString, stat: &Stat, then: Option<Node>) -> Result<()> {
+        let context = self.context;
+        if let (Some(then), Some(parent_start)) = (&then, context.parent_start) {
+            let mut node = context.owners.node(name.as_bytes(), NodeKind::File, stat);
+            let content = then.content.as_deref().unwrap_or_default();
+            // Everything taken over must still be there: pruning may have run since.
+            let is_there = || content.iter().all(|id| context.writer.index().contains(id, BlobKind::Data));
+            if context.request.change_test.is_unchanged(&node, then, parent_start) && is_there() {
+                self.add_xattrs(level, name, &mut node);
+                context.counts.files_unchanged.fetch_add(1, Ordering::Relaxed);
+                context.counts.total_bytes.fetch_add(node.size, Ordering::Relaxed);
+                context.report.progress().add(1, node.size);
+                node.content = then.content.clone();
+                return self.send(Event::Leaf(Box::new(node)));
+            }
+        }
+        let is_new = if then.is_some_and(|then| then.kind == NodeKind::File) { IsNew::No } else { IsNew::Yes };
+        self.read(JobSource::File { dir: level.dir.clone(), name: name.clone() }, is_new)
+    }
+
+    fn dir_node(&self, name: &[u8], dir: &DirHandle) -> Result<Node> {
+        let stat = rustix::fs::fstat(dir).map_err(|error| refuse(&dir.path, error))?;
+        let mut node = self.context.owners.node(name, NodeKind::Dir, &stat);
+        match xattrs_of_fd(dir) {
+            Ok(xattrs) => node.xattrs = xattrs,
+            Err(error) => self.context.report.item(&dir.path, &format!("cannot read its attributes: {error}"), Severity::Error),
+        }
+        Ok(node)
+    }
+
+    fn add_xattrs(&self, level: &Level, name: &CString, node: &mut Node) {
+        match xattrs(&entry_path(&*level.dir, name)) {
+            Ok(xattrs) => node.xattrs = xattrs,
+            Err(error) => self.context.report.item(&level.dir.join(name), &format!("cannot read its attributes: {error}"), Severity::Error),
+        }
+    }
+
+    /// An entry that will not be in the snapshot: said, counted, and the exit code tells.
+    fn lose(&self, level: &Level, name: &CString, why: &str) -> Result<Option<Level>> {
+        self.context.report.item(&level.dir.join(name), why, Severity::Error);
+        Ok(None)
+    }
+
+    fn parent_dir(&self, tree: Option<BlobId>) -> Result<ParentDir> {
+        ParentDir::open(self.context.trees, tree).or_else(|error| self.without_parent(error).map(|()| ParentDir::default()))
+    }
+
+    fn find(&self, parent: &mut ParentDir, name: &[u8]) -> Result<Option<Node>> {
+        parent.find(name).or_else(|error| {
+            *parent = ParentDir::default();
+            self.without_parent(error).map(|()| None)
+        })
+    }
+
+    fn without_parent(&self, error: Error) -> Result<()> {
+        if !is_parent_trouble(&error) {
+            return Err(error);
+        }
+        self.context.report.item(Path::new("parent snapshot"), &format!("{error}; its files are read again"), Severity::Warning);
+        Ok(())
+    }
+
+    fn send(&self, event: Event) -> Result<()> {
+        self.events_tx.send(event).map_err(|_| Error::Stopped)
+    }
+}
+
+fn refuse(path: &Path, error: Errno) -> Error {
+    let hint = if stat_path(path).is_err() { "; a source that is missing is never saved as an empty one" } else { "" };
+    let shown = String::from_utf8_lossy(path.as_os_str().as_bytes());
+    Error::Refused(format!("cannot read source {shown}: {error}{hint}"))
+}

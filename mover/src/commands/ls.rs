@@ -1,0 +1,123 @@
+//! `mover ls`.
+
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use contract::ExitCode;
+use repository::error::Error;
+use repository::format::lock::LockMode;
+use repository::format::node::{Node, NodeKind, unix_permissions};
+use repository::id::BlobId;
+use repository::index::Index;
+use repository::lock::Lock;
+use repository::read::Trees;
+
+use super::filter;
+use crate::cli::args::Ls;
+use crate::cli::exit::CommandError;
+use crate::cli::settings::Settings;
+use crate::report::Output;
+use crate::restore::find_node;
+
+pub(super) fn run(settings: &Settings, args: Ls) -> Result<ExitCode, CommandError> {
+    let repository = settings.open()?;
+    let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
+    let found = repository.find_snapshot(&args.snapshot, &filter(args.filter, None))?;
+    let index = Arc::new(Index::load(&repository, settings.shares.index_bytes)?);
+    let trees = Trees::new(&repository, &index, settings.shares.tree_bytes);
+    let format = match (settings.report.output(), args.long) {
+        (Output::Json, _) => Format::Json,
+        (_, true) => Format::Long,
+        (_, false) => Format::Short,
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let path = args.path.unwrap_or_else(|| Path::new("/").to_owned());
+    match find_node(&trees, &found.snapshot, &path)? {
+        None => list(settings, &trees, &found.snapshot.tree, Vec::new(), format, &mut out)?,
+        Some(node) => match node.subtree {
+            Some(tree) => list(settings, &trees, &tree, path.as_os_str().as_bytes().to_vec(), format, &mut out)?,
+            None => entry(&mut out, format, path.as_os_str().as_bytes(), &node)?,
+        },
+    }
+    out.flush()?;
+    lock.release()?;
+    Ok(ExitCode::Success)
+}
+
+#[derive(Clone, Copy)]
+enum Format {
+    Short,
+    Long,
+    Json,
+}
+
+/// Everything below a directory, each before what it holds.
+fn list(settings: &Settings, trees: &Trees, tree: &BlobId, path: Vec<u8>, format: Format, out: &mut dyn Write) -> Result<(), CommandError> {
+    let path = path.strip_suffix(b"/").map_or_else(|| path.clone(), <[u8]>::to_vec);
+    let mut levels = vec![(path, trees.open(tree)?)];
+    while let Some((path, nodes)) = levels.last_mut() {
+        if settings.stop.is_stopped() {
+            return Err(Error::Stopped.into());
+        }
+        let Some(node) = nodes.next_node()? else {
+            levels.pop();
+            continue;
+        };
+        let at = [path.as_slice(), b"/", &node.name].concat();
+        entry(out, format, &at, &node)?;
+        if let Some(subtree) = node.subtree {
+            levels.push((at, trees.open(&subtree)?));
+        }
+    }
+    Ok(())
+}
+
+fn entry(out: &mut dyn Write, format: Format, path: &[u8], node: &Node) -> Result<(), CommandError> {
+    let shown = crate::source::display(Path::new(std::ffi::OsStr::from_bytes(path)));
+    match format {
+        Format::Short => writeln!(out, "{shown}")?,
+        Format::Long => {
+            let link = if node.kind == NodeKind::Symlink { format!(" -> {}", node.link_target.escape_ascii()) } else { String::new() };
+            let (mode, time) = (mode(node), node.mtime.to_string());
+            writeln!(out, "{mode} {:>6} {:>6} {:>14} {time:<30} {shown}{link}", node.uid, node.gid, node.size)?;
+        }
+        Format::Json => {
+            let json = serde_json::json!({
+                "message_type": "node", "path": shown, "type": node.kind.as_str(), "mode": format!("{:04o}", unix_permissions(node.mode)),
+                "uid": node.uid, "gid": node.gid, "size": node.size, "mtime": node.mtime.to_string(), "ctime": node.ctime.to_string(),
+                "inode": node.inode, "links": node.links,
+            });
+            writeln!(out, "{json}")?;
+        }
+    }
+    Ok(())
+}
+
+/// As `ls -l` shows it.
+fn mode(node: &Node) -> String {
+    let bits = unix_permissions(node.mode);
+    let kind = match node.kind {
+        NodeKind::File => '-',
+        NodeKind::Dir => 'd',
+        NodeKind::Symlink => 'l',
+        NodeKind::BlockDevice => 'b',
+        NodeKind::CharDevice => 'c',
+        NodeKind::Fifo => 'p',
+        NodeKind::Socket => 's',
+    };
+    let mut text = String::from(kind);
+    for (shift, special, letters) in [(6, 0o4000, ['s', 'S']), (3, 0o2000, ['s', 'S']), (0, 0o1000, ['t', 'T'])] {
+        let (read, write, execute) = (bits >> shift & 4 != 0, bits >> shift & 2 != 0, bits >> shift & 1 != 0);
+        text.push(if read { 'r' } else { '-' });
+        text.push(if write { 'w' } else { '-' });
+        text.push(match (bits & special != 0, execute) {
+            (true, true) => letters[0],
+            (true, false) => letters[1],
+            (false, true) => 'x',
+            (false, false) => '-',
+        });
+    }
+    text
+}

@@ -1,0 +1,58 @@
+//! `mover snapshots`.
+
+use std::fmt::Write;
+
+use contract::ExitCode;
+use repository::format::lock::LockMode;
+use repository::lock::Lock;
+
+use super::{filter, shown_time};
+use crate::cli::args::Snapshots;
+use crate::cli::exit::CommandError;
+use crate::cli::settings::Settings;
+use crate::report::{Output, human};
+
+pub(super) fn run(settings: &Settings, args: Snapshots) -> Result<ExitCode, CommandError> {
+    let repository = settings.open()?;
+    let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
+    let found = repository.snapshots(&filter(args.filter, args.before))?;
+    lock.release()?;
+    let mut text = String::new();
+    if settings.report.output() == Output::Json {
+        for stored in &found {
+            let mut json = serde_json::to_value(&stored.snapshot).map_err(std::io::Error::from)?;
+            json["id"] = stored.id.hex().into();
+            json["short_id"] = stored.id.short().into();
+            json["message_type"] = "snapshot".into();
+            writeln!(text, "{json}").expect("strings take all");
+        }
+    } else {
+        let rows: Vec<[String; 6]> = found
+            .iter()
+            .map(|stored| {
+                let size =
+                    stored.snapshot.summary.as_ref().map_or_else(|| "?".to_owned(), |summary| human::bytes(summary.total_bytes_processed));
+                let (tags, paths) = (stored.snapshot.tags.join(","), stored.snapshot.paths.join(" "));
+                [stored.id.short(), shown_time(stored), stored.snapshot.hostname.clone(), size, tags, paths]
+            })
+            .collect();
+        text = table(["ID", "TIME", "HOST", "SIZE", "TAGS", "PATHS"], &rows);
+        writeln!(text, "{} snapshots", human::count(found.len() as u64)).expect("strings take all");
+    }
+    settings.report.print(&text)?;
+    Ok(ExitCode::Success)
+}
+
+/// Columns as wide as their widest cell.
+pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).chain([head[column].len()]).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    let mut line = |cells: [&str; N]| {
+        let padded: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        writeln!(text, "{}", padded.join("  ").trim_end()).expect("strings take all");
+    };
+    line(head);
+    rows.iter().for_each(|row| line(std::array::from_fn(|column| row[column].as_str())));
+    text
+}

@@ -1,0 +1,274 @@
+//! What people and machines are told: progress, items that need attention, summaries. The only place that prints.
+
+pub(crate) mod human;
+pub(crate) mod summary;
+mod terminal;
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use contract::{Item, Line, Requests, Severity, Status};
+use repository::store::count::Counters;
+
+use self::terminal::Bar;
+use crate::source::display;
+
+/// How much is said, and to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// People.
+    Text,
+    /// People who want to see every retry.
+    Verbose,
+    /// People who want to hear of trouble alone.
+    Quiet,
+    /// Machines: one JSON object a line.
+    Json,
+}
+
+/// How far the work is.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    /// Zero until known.
+    total_files: AtomicU64,
+    total_bytes: AtomicU64,
+    has_totals: AtomicBool,
+    wants_current: AtomicBool,
+    current: Mutex<PathBuf>,
+}
+
+impl Progress {
+    pub(crate) fn add(&self, files: u64, bytes: u64) {
+        self.files.fetch_add(files, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_totals(&self, files: u64, bytes: u64) {
+        self.total_files.store(files, Ordering::Relaxed);
+        self.total_bytes.store(bytes, Ordering::Relaxed);
+        self.has_totals.store(true, Ordering::Release);
+    }
+
+    /// The path is built only when somebody is about to look.
+    pub(crate) fn set_current(&self, path: &dyn Fn() -> PathBuf) {
+        if self.wants_current.swap(false, Ordering::Relaxed) {
+            *self.current.lock().expect("no holder panics") = path();
+        }
+    }
+}
+
+/// Speaks for one command.
+#[derive(Debug)]
+pub(crate) struct Report {
+    output: Output,
+    start: Instant,
+    progress: Progress,
+    errors: AtomicU64,
+    warnings: AtomicU64,
+    bar: Option<Bar>,
+    rate: Mutex<Rate>,
+}
+
+/// Bytes a second, smoothed over some seconds.
+#[derive(Debug)]
+struct Rate {
+    last: Instant,
+    last_bytes: u64,
+    per_second: f64,
+}
+
+/// How often machines are told.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// How often a terminal is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+/// How fast the shown rate follows: most of a change is seen after this time.
+const RATE_SMOOTHING_SECS: f64 = 3.0;
+
+impl Report {
+    pub(crate) fn new(output: Output) -> Self {
+        let wants_bar = matches!(output, Output::Text | Output::Verbose) && std::io::stderr().is_terminal();
+        let now = Instant::now();
+        Self {
+            output,
+            start: now,
+            progress: Progress::default(),
+            errors: AtomicU64::new(0),
+            warnings: AtomicU64::new(0),
+            bar: wants_bar.then(Bar::new),
+            rate: Mutex::new(Rate { last: now, last_bytes: 0, per_second: 0.0 }),
+        }
+    }
+
+    pub(crate) fn output(&self) -> Output {
+        self.output
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn warnings(&self) -> u64 {
+        self.warnings.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn seconds(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+
+    /// True if somebody looks at progress, so that counting ahead is worth it.
+    pub(crate) fn wants_totals(&self) -> bool {
+        self.bar.is_some() || self.output == Output::Json
+    }
+
+    /// Something about one item.
+    pub(crate) fn item(&self, path: &Path, problem: &str, severity: Severity) {
+        let count = match severity {
+            Severity::Error => &self.errors,
+            Severity::Warning => &self.warnings,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        if self.output == Output::Json {
+            return self.line(&Line::Item(Item { path: display(path), problem: problem.to_owned(), severity }));
+        }
+        let word = match severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        self.say(&format!("{word}: {}: {problem}", display(path)));
+    }
+
+    /// A request that is tried again.
+    pub(crate) fn retry(&self, problem: &str, wait: Duration) {
+        match self.output {
+            Output::Json => {
+                self.line(&Line::Retry(contract::Retry { problem: problem.to_owned(), seconds_until_next_try: wait.as_secs_f64() }))
+            }
+            Output::Quiet => {}
+            // The first short waits are nobody's concern.
+            Output::Text if wait < Duration::from_secs(1) => {}
+            Output::Text | Output::Verbose => self.say(&format!("waiting {:.0} s: {problem}", wait.as_secs_f64().ceil())),
+        }
+    }
+
+    /// A line for people, on standard error, above the bar.
+    pub(crate) fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.print(text),
+            // Nobody listens any more: not worth dying for.
+            None => drop(writeln!(std::io::stderr().lock(), "{text}")),
+        }
+    }
+
+    /// A result for people, on standard output.
+    pub(crate) fn print(&self, text: &str) -> std::io::Result<()> {
+        if let Some(bar) = &self.bar {
+            bar.clear();
+        }
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        if !text.ends_with('\n') {
+            out.write_all(b"\n")?;
+        }
+        out.flush()
+    }
+
+    /// A line for machines.
+    pub(crate) fn line(&self, line: &Line) {
+        let mut out = std::io::stdout().lock();
+        // Nobody listens any more: not worth dying for.
+        let _ = writeln!(out, "{}", line.to_json()).and_then(|()| out.flush());
+    }
+
+    /// Shows progress while `work` runs.
+    pub(crate) fn during<T>(self: &Arc<Self>, work: impl FnOnce() -> T) -> T {
+        let every = match (&self.bar, self.output) {
+            (Some(_), _) => DRAW_EVERY,
+            (None, Output::Json) => STATUS_EVERY,
+            (None, Output::Text | Output::Verbose | Output::Quiet) => return work(),
+        };
+        let (end_tx, end_rx) = crossbeam_channel::bounded::<()>(0);
+        let report = self.clone();
+        let ticker = std::thread::spawn(move || {
+            while end_rx.recv_timeout(every) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+                report.tick();
+            }
+        });
+        let result = work();
+        drop(end_tx);
+        // It only draws; a panic there was printed already.
+        let _ = ticker.join();
+        if let Some(bar) = &self.bar {
+            bar.clear();
+        }
+        result
+    }
+
+    fn tick(&self) {
+        let status = self.status();
+        match &self.bar {
+            Some(bar) => bar.draw(&status),
+            None => self.line(&Line::Status(status)),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let progress = &self.progress;
+        let bytes_done = progress.bytes.load(Ordering::Relaxed);
+        let has_totals = progress.has_totals.load(Ordering::Acquire);
+        // Sources may grow: done is never more than all.
+        let total = |count: &AtomicU64, done: u64| has_totals.then(|| count.load(Ordering::Relaxed).max(done));
+        let files_done = progress.files.load(Ordering::Relaxed);
+        let total_bytes = total(&progress.total_bytes, bytes_done);
+        let bytes_per_second = self.rate.lock().expect("no holder panics").update(bytes_done);
+        progress.wants_current.store(true, Ordering::Relaxed);
+        let current = display(&progress.current.lock().expect("no holder panics"));
+        Status {
+            seconds_elapsed: self.seconds(),
+            seconds_remaining: total_bytes.filter(|_| bytes_per_second > 1.0).map(|total| (total - bytes_done) as f64 / bytes_per_second),
+            bytes_per_second,
+            files_done,
+            bytes_done,
+            total_files: total(&progress.total_files, files_done),
+            total_bytes,
+            errors: self.errors(),
+            current_file: (!current.is_empty()).then_some(current),
+        }
+    }
+}
+
+impl Rate {
+    fn update(&mut self, bytes: u64) -> f64 {
+        let seconds = self.last.elapsed().as_secs_f64();
+        if seconds > 0.01 {
+            let now = bytes.saturating_sub(self.last_bytes) as f64 / seconds;
+            let weight = 1.0 - (-seconds / RATE_SMOOTHING_SECS).exp();
+            self.per_second = if self.last_bytes == 0 { now } else { self.per_second + weight * (now - self.per_second) };
+            (self.last, self.last_bytes) = (Instant::now(), bytes);
+        }
+        self.per_second
+    }
+}
+
+/// What was asked of a store, as it is told.
+pub(crate) fn requests(counters: &Counters) -> Requests {
+    let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    Requests {
+        put: get(&counters.puts),
+        get: get(&counters.reads),
+        head: get(&counters.stats),
+        list: get(&counters.lists),
+        delete: get(&counters.deletes),
+        retries: get(&counters.retries),
+        bytes_sent: get(&counters.bytes_written),
+        bytes_received: get(&counters.bytes_read),
+    }
+}

@@ -1,0 +1,258 @@
+//! Works off a batch: each needed part of a pack is fetched once, opened, checked, and written wherever it belongs.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use repository::error::{Error, Result};
+use repository::format::BlobKind;
+use repository::object::ObjectName;
+use repository::read::BlobOpener;
+use repository::read::ranges::{PackRange, merge};
+use repository::store::ReadRange;
+use rustix::fs::OFlags;
+
+use super::plan::{Batch, PlannedFile, Want};
+use super::target::{OpenDir, Sink, Target};
+use super::{Context, RestoreMode, Zeros, add, metadata};
+
+/// One request asks for at most this much, unless one blob is longer.
+const MAX_RANGE: u32 = 8 << 20;
+/// Requests under way at once; memory may allow fewer.
+const THREADS: usize = 8;
+/// Holes begin and end at multiples of this: what file systems allocate.
+const PAGE: u64 = 4096;
+
+/// A range of a pack and the wants that it serves.
+struct Fetch<'a> {
+    wants: &'a [Want],
+    range: PackRange,
+}
+
+pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &Batch) -> Result<()> {
+    let mut wants = batch.wants.clone();
+    wants.sort_unstable_by_key(|want| (want.location.pack.id, want.location.blob.offset, want.file, want.offset));
+    let fetches: Vec<Fetch<'_>> = wants.chunk_by(|a, b| a.location.pack.id == b.location.pack.id).flat_map(of_pack).collect();
+    add(&context.counts.fetch_requests, fetches.len() as u64);
+    add(&context.counts.fetch_bytes, fetches.iter().map(|fetch| u64::from(fetch.range.length)).sum());
+    if context.request.mode == RestoreMode::DryRun {
+        return Ok(());
+    }
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    let work = || {
+        let mut worker =
+            Worker { context, batch, dirs: OpenDir::new(target), opener: BlobOpener::new(context.repository), sealed: Vec::new() };
+        while let Some(fetch) = fetches.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = worker.fetch(fetch) {
+                next.store(fetches.len(), Ordering::Relaxed);
+                failure.lock().expect("no holder panics").get_or_insert(error);
+                return;
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..THREADS.min(fetches.len())).for_each(|_| drop(scope.spawn(work))));
+    if let Some(error) = failure.into_inner().expect("no holder panics") {
+        return Err(error);
+    }
+    finish_files(context, target, batch);
+    Ok(())
+}
+
+fn of_pack<'a>(wants: &'a [Want]) -> Vec<Fetch<'a>> {
+    let blobs: Vec<(u32, u32)> = wants.iter().map(|want| (want.location.blob.offset, want.location.blob.stored)).collect();
+    merge(&blobs, MAX_RANGE).into_iter().map(|range| Fetch { wants: &wants[range.blobs.clone()], range }).collect()
+}
+
+/// Files without blobs get their metadata here; damaged ones are taken away: zeros in place of content would be invented.
+fn finish_files(context: &Context<'_>, target: Option<&Target>, batch: &Batch) {
+    let mut dirs = OpenDir::new(target);
+    for file in &batch.files {
+        if file.is_damaged.load(Ordering::Relaxed) {
+            if let Sink::File { dir, name } = &file.sink {
+                let removed = dirs.get(dir).and_then(|fd| rustix::fs::unlinkat(fd, name, rustix::fs::AtFlags::empty()));
+                if let Err(error) = removed {
+                    context.error(&file.path, &format!("it is incomplete and cannot be removed: {error}"));
+                }
+            }
+        } else if file.content.is_empty() {
+            complete(context, &mut dirs, file);
+        }
+    }
+}
+
+/// All bytes are there.
+fn complete(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile) {
+    context.report.progress().add(1, 0);
+    let Some(node) = &file.node else { return };
+    match file.sink.open(dirs, OFlags::WRONLY) {
+        Ok(open) => metadata::apply_file(context, &*open, node, &file.path),
+        Err(error) => context.error(&file.path, &format!("its metadata cannot be set: {error}")),
+    }
+}
+
+/// One thread.
+struct Worker<'a> {
+    context: &'a Context<'a>,
+    batch: &'a Batch,
+    dirs: OpenDir<'a>,
+    opener: BlobOpener,
+    sealed: Vec<u8>,
+}
+
+impl Worker<'_> {
+    fn fetch(&mut self, fetch: &Fetch<'_>) -> Result<()> {
+        let context = self.context;
+        let largest = fetch.wants.iter().map(|want| u64::from(want.location.blob.plain_len())).max().unwrap_or(0);
+        let _memory = context.memory.take(u64::from(fetch.range.length) + largest).ok_or(Error::Stopped)?;
+        let Some(first) = fetch.wants.first() else { return Ok(()) };
+        let name = ObjectName::pack(first.location.pack.id);
+        let range = ReadRange::Part { offset: u64::from(fetch.range.offset), length: u64::from(fetch.range.length) };
+        let read = match context.repository.store().read(&name, range, &mut self.sealed) {
+            Err(error) if is_lost(error.kind) => Err(error.to_string()),
+            other => {
+                other?;
+                Ok(())
+            }
+        };
+        // The same blob may be wanted in many places: it is opened once.
+        for wants in fetch.wants.chunk_by(|a, b| a.location.blob.offset == b.location.blob.offset) {
+            self.blob(wants, fetch.range.offset, read.as_ref().err().map(String::as_str))?;
+        }
+        Ok(())
+    }
+
+    fn blob(&mut self, wants: &[Want], range_offset: u32, read_error: Option<&str>) -> Result<()> {
+        let Self { context, batch, dirs, opener, sealed } = self;
+        let blob = wants[0].location.blob;
+        let opened = match read_error {
+            Some(error) => Err(error.to_owned()),
+            None => {
+                let at = (blob.offset - range_offset) as usize;
+                opener.open(&blob, &mut sealed[at..at + blob.stored as usize])
+            }
+        };
+        let other_copy;
+        let plain = match opened {
+            Ok(plain) => plain,
+            // Another pack may hold it as well.
+            Err(why) => {
+                match context.repository.read_blob(context.index, &mut BlobOpener::new(context.repository), &blob.id, BlobKind::Data) {
+                    Ok(plain) => {
+                        other_copy = plain;
+                        &other_copy
+                    }
+                    Err(Error::Damaged { .. } | Error::MissingBlob { .. }) => return lose(context, batch, wants, &why),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        for want in wants {
+            let file = &batch.files[want.file as usize];
+            write(context, dirs, file, want.offset, plain)?;
+            context.report.progress().set_current(&|| file.path.clone());
+            context.report.progress().add(0, plain.len() as u64);
+            if file.remaining.fetch_sub(1, Ordering::AcqRel) == 1 && !file.is_damaged.load(Ordering::Relaxed) {
+                complete(context, dirs, file);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_lost(kind: repository::store::StoreErrorKind) -> bool {
+    use repository::store::StoreErrorKind as Kind;
+    matches!(kind, Kind::NotFound | Kind::Truncated)
+}
+
+/// No copy of a blob can be read: every file that needs it is lost, and said so once.
+fn lose(context: &Context<'_>, batch: &Batch, wants: &[Want], why: &str) -> Result<()> {
+    for want in wants {
+        let file = &batch.files[want.file as usize];
+        if !file.is_damaged.swap(true, Ordering::Relaxed) {
+            let id = want.location.blob.id.short();
+            let pack = want.location.pack.id.short();
+            context.error(&file.path, &format!("not restored: blob {id} in pack {pack} is damaged: {why}"));
+        }
+        if let Sink::Device(_) = file.sink {
+            return Err(Error::Refused(format!(
+                "blob {id} at {} cannot be read: the device is incomplete",
+                want.offset,
+                id = want.location.blob.id.short()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn write(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile, offset: u64, plain: &[u8]) -> Result<()> {
+    if file.is_damaged.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let result = file.sink.open(dirs, OFlags::WRONLY).map_err(io::Error::from).and_then(|open| {
+        // A device may hold old bytes: only new files have holes.
+        if context.request.zeros == Zeros::Skip && file.node.is_some() {
+            return nonzero_parts(plain, offset).try_for_each(|part| open.write_all_at(&plain[part.clone()], offset + part.start as u64));
+        }
+        open.write_all_at(plain, offset)
+    });
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Err(full(context, &file.path, &error))
+        }
+        Err(error) if file.node.is_none() => Err(Error::Refused(format!("cannot write to {}: {error}", file.path.display()))),
+        Err(error) => {
+            if !file.is_damaged.swap(true, Ordering::Relaxed) {
+                context.error(&file.path, &format!("cannot be written: {error}"));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The end of a restore that found no room.
+pub(super) fn full(context: &Context<'_>, path: &Path, error: &io::Error) -> Error {
+    let target = context.request.target.display();
+    Error::Refused(format!(
+        "cannot write {}: {error}; {target} is too small: what is there is incomplete, restore into more room",
+        path.display()
+    ))
+}
+
+/// The parts of a blob, between page borders of the file, that are not all zeros.
+fn nonzero_parts(plain: &[u8], offset: u64) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
+    let mut from = 0;
+    while from < plain.len() {
+        let to_border = usize::try_from(PAGE - (offset + from as u64) % PAGE).expect("at most a page");
+        let to = (from + to_border).min(plain.len());
+        if plain[from..to].iter().any(|&byte| byte != 0) {
+            match parts.last_mut() {
+                Some(last) if last.end == from => last.end = to,
+                _ => parts.push(from..to),
+            }
+        }
+        from = to;
+    }
+    parts.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_lie_between_page_borders_of_the_file() {
+        let mut plain = vec![0; 20_000];
+        plain[5000] = 1;
+        assert_eq!(nonzero_parts(&plain, 0).collect::<Vec<_>>(), [4096..8192]);
+        assert_eq!(nonzero_parts(&plain, 96).collect::<Vec<_>>(), [4000..8096]);
+        plain[19_999] = 1;
+        assert_eq!(nonzero_parts(&plain, 0).collect::<Vec<_>>(), [4096..8192, 16_384..20_000]);
+        assert_eq!(nonzero_parts(&[1; 9000], 100).collect::<Vec<_>>(), [0..9000]);
+        assert!(nonzero_parts(&[0; 9000], 100).next().is_none());
+    }
+}

@@ -1,0 +1,232 @@
+//! One restore, from snapshot to target.
+//!
+//! ```text
+//!  walk the trees ──► plan: make directories and empty files, decide what is written ──► batch of wanted blobs
+//!       batch ──► sort by pack, merge ranges ──► fetch threads: read, open, hash, write where it belongs
+//!              ──► a file's metadata when its last blob is there ──► (--verify: read back)
+//!  directories' metadata, deepest first
+//! ```
+//! Each batch fits the memory, and within it no byte of a pack is fetched twice. All names are opened relative to a
+//! directory descriptor and never followed: a hostile snapshot cannot leave the target.
+
+mod fetch;
+mod metadata;
+mod plan;
+mod target;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use contract::Severity;
+use repository::Repository;
+use repository::budget::{ByteBudget, Shares};
+use repository::error::{Error, Result};
+use repository::format::node::{Node, NodeKind};
+use repository::format::snapshot::Snapshot;
+use repository::id::BlobId;
+use repository::index::Index;
+use repository::read::Trees;
+
+use self::target::{Sink, Target};
+use crate::report::Report;
+use crate::source::exclude::Excludes;
+
+/// What happens to files that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Overwrite {
+    /// A target that is not empty is refused.
+    Refuse,
+    /// All are replaced.
+    Always,
+    /// Those of another size or time are replaced.
+    IfChanged,
+    /// All are kept.
+    Never,
+}
+
+/// Whether anything is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RestoreMode {
+    Write,
+    DryRun,
+}
+
+/// Whether everything is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadBack {
+    Yes,
+    No,
+}
+
+/// What becomes of zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Zeros {
+    /// They are written.
+    Write,
+    /// They are left as holes.
+    Skip,
+}
+
+/// A restore to be made.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) snapshot: Snapshot,
+    /// Part of the snapshot; none: all of it.
+    pub(crate) subpath: Option<PathBuf>,
+    pub(crate) target: PathBuf,
+    pub(crate) includes: Excludes,
+    pub(crate) excludes: Excludes,
+    pub(crate) overwrite: Overwrite,
+    pub(crate) mode: RestoreMode,
+    pub(crate) read_back: ReadBack,
+    pub(crate) zeros: Zeros,
+    pub(crate) shares: Shares,
+}
+
+/// What was done, or would be.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) files: AtomicU64,
+    pub(crate) skipped: AtomicU64,
+    pub(crate) dirs: AtomicU64,
+    pub(crate) others: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) fetch_bytes: AtomicU64,
+    pub(crate) fetch_requests: AtomicU64,
+    pub(crate) verified_bytes: AtomicU64,
+    pub(crate) owners_not_set: AtomicU64,
+}
+
+/// What all parts of one restore share.
+struct Context<'a> {
+    request: &'a Request,
+    repository: &'a Arc<Repository>,
+    index: &'a Index,
+    trees: &'a Trees,
+    report: &'a Report,
+    counts: &'a Counts,
+    memory: ByteBudget,
+}
+
+impl Context<'_> {
+    fn error(&self, path: &Path, problem: &str) {
+        self.report.item(path, problem, Severity::Error);
+    }
+}
+
+fn add(count: &AtomicU64, by: u64) {
+    count.fetch_add(by, Ordering::Relaxed);
+}
+
+/// Makes a restore. The caller holds a lock.
+///
+/// # Errors
+/// What keeps it from going on: a target that is refused, a full disk, storage out of reach. Items that cannot be
+/// restored are reported, and the rest goes on.
+pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Report) -> Result<Counts> {
+    let index = Arc::new(Index::load(repository, request.shares.index_bytes)?);
+    let trees = Trees::new(repository, &index, request.shares.tree_bytes);
+    let counts = Counts::default();
+    let shares = request.shares;
+    // What a backup uses for chunks and packs, a restore uses for ranges.
+    let memory = ByteBudget::new(shares.total() - shares.index_bytes - shares.tree_bytes * 2, repository.stop().clone());
+    let context = Context { request, repository, index: &index, trees: &trees, report, counts: &counts, memory };
+    match find_root(&context)? {
+        Found::Dir { tree, node } => into_directory(&context, &tree, node.as_deref())?,
+        Found::File(node) => file(&context, *node)?,
+    }
+    Ok(counts)
+}
+
+/// What is restored: the contents of a directory, or one file.
+enum Found {
+    Dir { tree: BlobId, node: Option<Box<Node>> },
+    File(Box<Node>),
+}
+
+/// Follows the path that was asked for; without one, the path of a snapshot that has only one.
+fn find_root(context: &Context<'_>) -> Result<Found> {
+    let snapshot = &context.request.snapshot;
+    let whole = Found::Dir { tree: snapshot.tree, node: None };
+    match (&context.request.subpath, snapshot.paths.as_slice()) {
+        (Some(path), _) => find(context.trees, snapshot, path),
+        (None, [only]) => match find(context.trees, snapshot, Path::new(only)) {
+            // Other programs may hang their sources elsewhere.
+            Err(Error::NoSuchSnapshot { .. }) => Ok(whole),
+            found => found,
+        },
+        (None, _) => Ok(whole),
+    }
+}
+
+fn find(trees: &Trees, snapshot: &Snapshot, path: &Path) -> Result<Found> {
+    match find_node(trees, snapshot, path)? {
+        None => Ok(Found::Dir { tree: snapshot.tree, node: None }),
+        Some(node) => match (node.kind, node.subtree) {
+            (NodeKind::Dir, Some(tree)) => Ok(Found::Dir { tree, node: Some(Box::new(node)) }),
+            (NodeKind::File, _) => Ok(Found::File(Box::new(node))),
+            _ => Err(Error::Refused(format!("{} is neither a directory nor a file", path.display()))),
+        },
+    }
+}
+
+/// The node at a path of a snapshot; none is its root.
+pub(crate) fn find_node(trees: &Trees, snapshot: &Snapshot, path: &Path) -> Result<Option<Node>> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut tree = Some(snapshot.tree);
+    let mut found = None;
+    for name in path.iter().filter(|name| *name != "/" && *name != ".") {
+        let missing = || Error::NoSuchSnapshot { wanted: format!("path {}", path.display()) };
+        let mut nodes = trees.open(&tree.ok_or_else(missing)?)?;
+        let node = loop {
+            match nodes.next_node()? {
+                None => return Err(missing()),
+                Some(node) if node.name == name.as_bytes() => break node,
+                Some(_) => {}
+            }
+        };
+        tree = node.subtree;
+        found = Some(node);
+    }
+    Ok(found)
+}
+
+fn into_directory(context: &Context<'_>, tree: &BlobId, node: Option<&Node>) -> Result<()> {
+    let request = context.request;
+    let target = match request.mode {
+        RestoreMode::Write => Some(Target::open(&request.target, request.overwrite).map_err(Error::Refused)?),
+        RestoreMode::DryRun => Target::open_existing(&request.target, request.overwrite).map_err(Error::Refused)?,
+    };
+    plan::run(context, target.as_ref(), tree, node)?;
+    target.map_or(Ok(()), |target| {
+        target.sync().map_err(|error| Error::Refused(format!("cannot sync {}: {error}", request.target.display())))
+    })
+}
+
+/// One file: onto a block device, or into a directory.
+fn file(context: &Context<'_>, node: Node) -> Result<()> {
+    let request = context.request;
+    let path = &request.target;
+    let is_device = rustix::fs::stat(path).is_ok_and(|stat| crate::source::metadata::kind(&stat) == Some(NodeKind::BlockDevice));
+    if !is_device {
+        let target = match request.mode {
+            RestoreMode::Write => Some(Target::open(path, request.overwrite).map_err(Error::Refused)?),
+            RestoreMode::DryRun => Target::open_existing(path, request.overwrite).map_err(Error::Refused)?,
+        };
+        plan::one_file(context, target.as_ref(), node)?;
+        return target
+            .map_or(Ok(()), |target| target.sync().map_err(|error| Error::Refused(format!("cannot sync {}: {error}", path.display()))));
+    }
+    let refuse = |what: String| Error::Refused(format!("cannot restore to {}: {what}", path.display()));
+    if request.overwrite == Overwrite::Never {
+        return Err(refuse("--overwrite never makes no sense for a block device".to_owned()));
+    }
+    let device = target::open_device(path, request.mode).map_err(|error| refuse(error.to_string()))?;
+    let room = rustix::fs::seek(&device, rustix::fs::SeekFrom::End(0)).map_err(|error| refuse(error.to_string()))?;
+    if room < node.size {
+        return Err(refuse(format!("it has {room} bytes, and {} are to be written", node.size)));
+    }
+    plan::onto_device(context, Sink::Device(Arc::new(device)), node)
+}

@@ -1,0 +1,420 @@
+//! Walks the snapshot's trees, makes what is empty, and collects what must be fetched.
+
+use std::collections::HashMap;
+use std::ffi::{CString, OsStr};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use repository::error::{Error, Result};
+use repository::format::BlobKind;
+use repository::format::node::{Node, NodeKind};
+use repository::id::BlobId;
+use repository::index::Location;
+use repository::read::TreeStream;
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::target::{OpenDir, Sink, Target, TargetDir, look};
+use super::{Context, Overwrite, RestoreMode, add, fetch, metadata, verify};
+use crate::source::metadata::kind;
+
+/// Blobs wanted at once: some 20 MB.
+const MAX_WANTS: usize = 200_000;
+/// Files in work at once, with their metadata: some 20 MB.
+const MAX_FILES: usize = 40_000;
+/// Trees nested deeper than any file system allows.
+const MAX_DEPTH: usize = 50_000;
+
+/// A file whose content is to be written.
+#[derive(Debug)]
+pub(super) struct PlannedFile {
+    pub(super) sink: Sink,
+    /// Its metadata; none for a device.
+    pub(super) node: Option<Box<Node>>,
+    /// For messages.
+    pub(super) path: PathBuf,
+    /// What it consists of.
+    pub(super) content: Vec<BlobId>,
+    /// Blobs that are not written yet.
+    pub(super) remaining: std::sync::atomic::AtomicUsize,
+    pub(super) is_damaged: std::sync::atomic::AtomicBool,
+}
+
+/// A blob and one place where it goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    pub(super) location: Location,
+    /// Position in the batch's files.
+    pub(super) file: u32,
+    pub(super) offset: u64,
+}
+
+/// What is worked off together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) files: Vec<PlannedFile>,
+    pub(super) wants: Vec<Want>,
+}
+
+/// A directory whose entries are being planned.
+struct Level {
+    dir: Arc<TargetDir>,
+    nodes: TreeStream,
+    last_name: Vec<u8>,
+    node: Option<Box<Node>>,
+}
+
+struct Plan<'a> {
+    context: &'a Context<'a>,
+    target: Option<&'a Target>,
+    dirs: OpenDir<'a>,
+    batch: Batch,
+    /// Directories whose entries are all planned: their metadata follows when the batch is done.
+    finished: Vec<(Arc<TargetDir>, Box<Node>)>,
+    /// First names of files with several.
+    links: HashMap<(u64, u64), (Arc<TargetDir>, CString)>,
+}
+
+/// Restores the contents of a tree; `node` is the directory itself.
+pub(super) fn run(context: &Context<'_>, target: Option<&Target>, tree: &BlobId, node: Option<&Node>) -> Result<()> {
+    let mut plan = Plan::new(context, target);
+    let root = Level {
+        dir: TargetDir::root(),
+        nodes: context.trees.open(tree)?,
+        last_name: Vec::new(),
+        node: node.map(|node| Box::new(node.clone())),
+    };
+    plan.walk(root)?;
+    plan.work_off()
+}
+
+/// Restores one file into the target.
+pub(super) fn one_file(context: &Context<'_>, target: Option<&Target>, node: Node) -> Result<()> {
+    let mut plan = Plan::new(context, target);
+    let name = CString::new(node.name.clone()).map_err(|_| Error::Refused("the file's name holds a zero byte".to_owned()))?;
+    plan.file(&TargetDir::root(), name, node)?;
+    plan.work_off()
+}
+
+/// Writes one file's content onto a device.
+pub(super) fn onto_device(context: &Context<'_>, sink: Sink, node: Node) -> Result<()> {
+    let mut plan = Plan::new(context, None);
+    add(&context.counts.files, 1);
+    add(&context.counts.bytes, node.size);
+    let path = context.request.target.clone();
+    plan.want(PlannedFile {
+        sink: sink.clone(),
+        node: None,
+        path,
+        content: node.content.unwrap_or_default(),
+        remaining: 0.into(),
+        is_damaged: false.into(),
+    })?;
+    plan.work_off()?;
+    if let (Sink::Device(file), RestoreMode::Write) = (sink, context.request.mode) {
+        file.sync_all().map_err(|error| Error::Refused(format!("cannot sync {}: {error}", context.request.target.display())))?;
+    }
+    Ok(())
+}
+
+impl<'a> Plan<'a> {
+    fn new(context: &'a Context<'a>, target: Option<&'a Target>) -> Self {
+        Self { context, target, dirs: OpenDir::new(target), batch: Batch::default(), finished: Vec::new(), links: HashMap::new() }
+    }
+
+    fn is_dry(&self) -> bool {
+        self.context.request.mode == RestoreMode::DryRun
+    }
+
+    fn walk(&mut self, root: Level) -> Result<()> {
+        let mut levels = vec![root];
+        while let Some(level) = levels.last_mut() {
+            if self.context.repository.stop().is_stopped() {
+                return Err(Error::Stopped);
+            }
+            let next = level.nodes.next_node().or_else(|error| self.lose_tree(&level.dir, error))?;
+            let Some(node) = next else {
+                let level = levels.pop().expect("there is a last one");
+                self.finished.extend(level.node.map(|node| (level.dir, node)));
+                self.work_off_if_full()?;
+                continue;
+            };
+            let dir = level.dir.clone();
+            let Some(name) = self.check_name(&dir, &node.name, &mut level.last_name) else { continue };
+            if let Some(below) = self.node(&dir, name, node)? {
+                if levels.len() >= MAX_DEPTH {
+                    return Err(Error::Refused(format!("directories are nested more than {MAX_DEPTH} deep")));
+                }
+                levels.push(below);
+            }
+        }
+        Ok(())
+    }
+
+    /// A tree that cannot be read (further) costs what was in it, not the rest.
+    fn lose_tree(&self, dir: &TargetDir, error: Error) -> Result<Option<Node>> {
+        match error {
+            Error::Damaged { .. } | Error::MissingBlob { .. } => {
+                self.context.error(&dir.path(), &format!("what is in it is lost, or part of it: {error}"));
+                Ok(None)
+            }
+            other => Err(other),
+        }
+    }
+
+    /// A name that can stand in a directory, above the one before.
+    fn check_name(&self, dir: &TargetDir, name: &[u8], last: &mut Vec<u8>) -> Option<CString> {
+        let shown = name.escape_ascii();
+        let refuse = |why: &str| {
+            self.context.error(&dir.path(), &format!("an entry named \"{shown}\" is not restored: {why}"));
+            None
+        };
+        if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') {
+            return refuse("such a name leads elsewhere");
+        }
+        if *name == **last {
+            return refuse("the name stands twice in its directory");
+        }
+        if *name < **last {
+            return refuse("names in its directory are out of order, so it may stand twice");
+        }
+        name.clone_into(last);
+        CString::new(name).map_or_else(|_| refuse("it holds a zero byte"), Some)
+    }
+
+    /// One entry; a directory is returned to be walked.
+    fn node(&mut self, dir: &Arc<TargetDir>, name: CString, node: Node) -> Result<Option<Level>> {
+        let request = self.context.request;
+        let path = || Path::new("/").join(dir.path()).join(OsStr::from_bytes(&node.name));
+        if !request.excludes.patterns().is_empty() && request.excludes.matches(&path()) {
+            return Ok(None);
+        }
+        let has_includes = !request.includes.patterns().is_empty();
+        let is_included = !has_includes || path().ancestors().any(|ancestor| request.includes.matches(ancestor));
+        match node.kind {
+            NodeKind::Dir => self.directory(dir, name, node, is_included),
+            _ if !is_included => Ok(None),
+            NodeKind::File => self.file(dir, name, node).map(|()| None),
+            NodeKind::Socket => Ok(None),
+            NodeKind::Symlink | NodeKind::BlockDevice | NodeKind::CharDevice | NodeKind::Fifo => {
+                self.other(dir, &name, &node).map(|()| None)
+            }
+        }
+    }
+
+    fn directory(&mut self, dir: &Arc<TargetDir>, name: CString, node: Node, is_included: bool) -> Result<Option<Level>> {
+        let below = dir.below(name.clone());
+        let Some(tree) = node.subtree else {
+            self.context.error(&below.path(), "the snapshot names no tree for this directory");
+            return Ok(None);
+        };
+        let nodes = match self.context.trees.open(&tree) {
+            Ok(nodes) => nodes,
+            Err(error) => return self.lose_tree(&below, error).map(|_| None),
+        };
+        if !self.is_dry()
+            && let Err(error) = self.make_directory(dir, &name)
+        {
+            return self.lose(&below.path(), error).map(|()| None);
+        }
+        if is_included {
+            add(&self.context.counts.dirs, 1);
+        }
+        // A directory that only leads to what is included keeps what it has.
+        Ok(Some(Level { dir: below, nodes, last_name: Vec::new(), node: is_included.then(|| Box::new(node)) }))
+    }
+
+    fn make_directory(&mut self, dir: &Arc<TargetDir>, name: &CString) -> Result<(), Errno> {
+        let fd = self.dirs.get(dir)?;
+        match rustix::fs::mkdirat(fd, name, Mode::RWXU) {
+            Err(Errno::EXIST) => {
+                let is_dir = look(fd, name)?.is_some_and(|stat| kind(&stat) == Some(NodeKind::Dir));
+                if is_dir {
+                    return Ok(());
+                }
+                remove(fd, name, self.context.request.overwrite)?;
+                rustix::fs::mkdirat(fd, name, Mode::RWXU)
+            }
+            other => other,
+        }
+    }
+
+    fn file(&mut self, dir: &Arc<TargetDir>, name: CString, mut node: Node) -> Result<()> {
+        let path = dir.path().join(OsStr::from_bytes(&node.name));
+        let there = if self.target.is_some() { self.dirs.get(dir).and_then(|fd| look(fd, &name)) } else { Ok(None) };
+        match there {
+            Ok(Some(stat)) if self.keeps(&stat, &node) => {
+                add(&self.context.counts.skipped, 1);
+                self.context.report.progress().add(1, node.size);
+                return Ok(());
+            }
+            // In a dry run a directory may not be there yet.
+            Ok(_) => {}
+            Err(_) if self.is_dry() => {}
+            Err(error) => return self.lose(&path, error),
+        }
+        let link = (node.inode, node.device_id);
+        if node.links > 1 && node.inode != 0 {
+            if let Some(first) = self.links.get(&link).cloned() {
+                if self.is_dry() || self.hard_link(dir, &name, &first).is_ok() {
+                    add(&self.context.counts.others, 1);
+                    return Ok(());
+                }
+            } else {
+                self.links.insert(link, (dir.clone(), name.clone()));
+            }
+        }
+        if !self.is_dry()
+            && let Err(error) = self.make_file(dir, &name, node.size)
+        {
+            return self.lose(&path, error);
+        }
+        add(&self.context.counts.files, 1);
+        add(&self.context.counts.bytes, node.size);
+        let content = node.content.take().unwrap_or_default();
+        let sink = Sink::File { dir: dir.clone(), name };
+        self.want(PlannedFile { sink, node: Some(Box::new(node)), path, content, remaining: 0.into(), is_damaged: false.into() })?;
+        self.work_off_if_full()
+    }
+
+    /// Whether what is there stays.
+    fn keeps(&self, there: &Stat, node: &Node) -> bool {
+        let is_same = || {
+            kind(there) == Some(NodeKind::File)
+                && u64::try_from(there.st_size).is_ok_and(|size| size == node.size)
+                && there.st_mtime == node.mtime.seconds()
+                && u32::try_from(there.st_mtime_nsec).is_ok_and(|nanos| nanos == node.mtime.nanos())
+        };
+        match self.context.request.overwrite {
+            Overwrite::Never => true,
+            Overwrite::IfChanged => is_same(),
+            Overwrite::Always | Overwrite::Refuse => false,
+        }
+    }
+
+    fn hard_link(&mut self, dir: &Arc<TargetDir>, name: &CString, first: &(Arc<TargetDir>, CString)) -> Result<(), Errno> {
+        let from = rustix::io::fcntl_dupfd_cloexec(self.dirs.get(&first.0)?, 0)?;
+        let to = self.dirs.get(dir)?;
+        remove(to, name, self.context.request.overwrite)?;
+        rustix::fs::linkat(&from, &first.1, to, name, AtFlags::empty())
+    }
+
+    /// Makes an empty file of the right length; nobody but us may read it yet.
+    fn make_file(&mut self, dir: &Arc<TargetDir>, name: &CString, size: u64) -> Result<(), Errno> {
+        let overwrite = self.context.request.overwrite;
+        let fd = self.dirs.get(dir)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let create = || rustix::fs::openat(fd, name, flags, Mode::RUSR | Mode::WUSR);
+        let file = match create() {
+            Err(Errno::EXIST) => {
+                // A new file, not the old one's content: other names of it keep what they have.
+                remove(fd, name, overwrite)?;
+                create()?
+            }
+            other => other?,
+        };
+        if size > 0 { rustix::fs::ftruncate(file, size) } else { Ok(()) }
+    }
+
+    fn other(&mut self, dir: &Arc<TargetDir>, name: &CString, node: &Node) -> Result<()> {
+        let path = dir.path().join(OsStr::from_bytes(&node.name));
+        if !self.is_dry() {
+            let overwrite = self.context.request.overwrite;
+            let made = self.dirs.get(dir).and_then(|fd| {
+                if look(fd, name)?.is_some() {
+                    if overwrite == Overwrite::Never {
+                        return Ok(false);
+                    }
+                    remove(fd, name, overwrite)?;
+                }
+                metadata::make_special(fd, name, node).map(|()| true)
+            });
+            match made {
+                Ok(true) => {}
+                Ok(false) => {
+                    add(&self.context.counts.skipped, 1);
+                    return Ok(());
+                }
+                Err(error) => return self.lose(&path, error),
+            }
+            let fd = self.dirs.get(dir).map_err(|error| Error::Refused(error.to_string()))?;
+            metadata::apply_special(self.context, fd, name, node, &path);
+        }
+        add(&self.context.counts.others, 1);
+        Ok(())
+    }
+
+    /// Asks for every blob of a file. One that is lost costs the file.
+    fn want(&mut self, mut file: PlannedFile) -> Result<()> {
+        let number = u32::try_from(self.batch.files.len()).expect("below MAX_FILES");
+        let first = self.batch.wants.len();
+        let mut offset = 0;
+        for id in &file.content {
+            let Some(location) = self.context.index.location(id, BlobKind::Data) else {
+                let error = Error::MissingBlob { id: *id, kind: BlobKind::Data };
+                self.context.error(&file.path, &format!("not restored: {error}"));
+                file.is_damaged = true.into();
+                self.batch.wants.truncate(first);
+                break;
+            };
+            self.batch.wants.push(Want { location, file: number, offset });
+            offset += u64::from(location.blob.plain_len());
+        }
+        if let Some(node) = &file.node
+            && !*file.is_damaged.get_mut()
+            && offset != node.size
+        {
+            self.context.error(&file.path, &format!("the snapshot says {} bytes, its content has {offset}: not restored", node.size));
+            file.is_damaged = true.into();
+            self.batch.wants.truncate(first);
+        }
+        *file.remaining.get_mut() = self.batch.wants.len() - first;
+        self.batch.files.push(file);
+        Ok(())
+    }
+
+    /// An entry that cannot be made. A full disk is the end, all else is one item.
+    fn lose(&self, path: &Path, error: Errno) -> Result<()> {
+        if matches!(error, Errno::NOSPC | Errno::DQUOT) {
+            return Err(fetch::full(self.context, path, &error.into()));
+        }
+        self.context.error(path, &format!("cannot be made: {}", std::io::Error::from(error)));
+        Ok(())
+    }
+
+    fn work_off_if_full(&mut self) -> Result<()> {
+        let is_full = self.batch.wants.len() >= MAX_WANTS || self.batch.files.len() >= MAX_FILES || self.finished.len() >= MAX_FILES;
+        if is_full { self.work_off() } else { Ok(()) }
+    }
+
+    /// Fetches and writes what is planned, then gives directories that are complete their metadata.
+    fn work_off(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        fetch::run(self.context, self.target, &batch)?;
+        if !self.is_dry() {
+            // A directory is finished after those within it.
+            for (dir, node) in self.finished.drain(..) {
+                match self.dirs.get(&dir) {
+                    Ok(fd) => metadata::apply_dir(self.context, fd, &node, &dir.path()),
+                    Err(error) => self.context.error(&dir.path(), &error.to_string()),
+                }
+            }
+            verify::run(self.context, self.target, &batch)?;
+        }
+        self.finished.clear();
+        Ok(())
+    }
+}
+
+/// Makes room at a name. Directories are not removed: what is in them was not asked about.
+fn remove(dir: BorrowedFd<'_>, name: &CString, overwrite: Overwrite) -> Result<(), Errno> {
+    if matches!(overwrite, Overwrite::Never | Overwrite::Refuse) && look(dir, name)?.is_some() {
+        return Err(Errno::EXIST);
+    }
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
