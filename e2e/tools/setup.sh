@@ -3,7 +3,7 @@
 # Everything lands in a cache outside the checkout, keyed by what was asked for, so a second run builds nothing.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-key=$(cat "$here/setup.sh" "$here/minio/go.mod" "$here/minio/go.sum" | sha256sum | cut -c1-16)
+key=$(cat "$here/minio/go.mod" "$here/minio/go.sum" | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/estiba-e2e/$key
 say() { printf '%s\n' "$*" >&2; }
 
@@ -32,7 +32,7 @@ if [ ! -x "$cache/bin/restic-new" ]; then
     mkdir -p "$apt/lists/partial" "$apt/archives/partial"
     # The machine's own Debian mirror, other suites of it.
     mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null \
-        | grep -oE 'https?://[^ ]+/debian/?( |$)' | head -n 1 | tr -d ' ')
+        | grep -oE 'https?://[^ ]+/debian/?( |$)' | head -n 1 | tr -d " " || true)
     [ -n "$mirror" ] || { say "no Debian mirror found in /etc/apt"; exit 1; }
     printf 'deb %s trixie main\n' "$mirror" > "$apt/sources.list"
     options=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o "Dir::Etc::sourceparts=-" -o "Dir::State::lists=$apt/lists"

@@ -113,9 +113,23 @@ impl Lock {
     /// # Errors
     /// [`Error::Locked`] with who holds it; a clock far off the store's.
     pub fn acquire(repository: &Arc<Repository>, mode: LockMode, retry: Duration) -> Result<Self> {
+        Ok(Self::acquire_and(repository, mode, retry, || Ok(()))?.0)
+    }
+
+    /// Takes a lock, and does some reading as soon as it is written, while it is still being made sure that it holds:
+    /// what is read after the lock was written stays, whichever comes out.
+    ///
+    /// # Errors
+    /// Those of [`Lock::acquire`], and of `read`.
+    pub fn acquire_and<T: Send>(
+        repository: &Arc<Repository>,
+        mode: LockMode,
+        retry: Duration,
+        mut read: impl FnMut() -> Result<T> + Send,
+    ) -> Result<(Self, T)> {
         let deadline = Instant::now() + retry;
-        let held = loop {
-            match Self::try_acquire(repository, mode) {
+        let (held, value) = loop {
+            match Self::try_acquire(repository, mode, &mut read) {
                 Err(error @ Error::Locked { .. }) => {
                     if Instant::now() + RETRY_EVERY > deadline {
                         return Err(error);
@@ -124,7 +138,10 @@ impl Lock {
                         return Err(Error::Stopped);
                     }
                 }
-                other => break Arc::new(other?),
+                other => {
+                    let (held, value) = other?;
+                    break (Arc::new(held), value);
+                }
             }
         };
         repository.guard_with(&held);
@@ -140,21 +157,27 @@ impl Lock {
             })
         };
         let refresher = refresher.map_err(|error| Error::Refused(format!("cannot start a thread: {error}")))?;
-        Ok(Self { repository: repository.clone(), held, refresher: Some((end_tx, refresher)) })
+        Ok((Self { repository: repository.clone(), held, refresher: Some((end_tx, refresher)) }, value))
     }
 
-    fn try_acquire(repository: &Repository, mode: LockMode) -> Result<Held> {
+    fn try_acquire<T: Send>(repository: &Repository, mode: LockMode, read: &mut (impl FnMut() -> Result<T> + Send)) -> Result<(Held, T)> {
         let mut known = Known::default();
         known.look(repository)?;
         known.check(repository, mode)?;
         let newest = put(repository, mode)?;
         let held = Held { state: Mutex::new(HeldState { newest, before: None }) };
-        let settled = Self::settle(repository, mode, &newest, &mut known);
-        if let Err(error) = settled {
-            remove(repository, &held);
-            return Err(error);
+        let (settled, value) = std::thread::scope(|scope| {
+            let reading = scope.spawn(read);
+            let settled = Self::settle(repository, mode, &newest, &mut known);
+            (settled, reading.join().expect("a panic was printed already, and ends this thread too"))
+        });
+        match settled.and(value) {
+            Ok(value) => Ok((held, value)),
+            Err(error) => {
+                remove(repository, &held);
+                Err(error)
+            }
         }
-        Ok(held)
     }
 
     /// The lock is written: are we alone with it?

@@ -173,14 +173,15 @@ impl Context<'_> {
 /// # Errors
 /// Anything that keeps the snapshot from being saved. Items that cannot be read do not: they are reported.
 pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Report) -> Result<Outcome> {
-    let lock = match request.mode {
-        WriteMode::Store => Some(Lock::acquire(repository, LockMode::Shared, request.retry_lock)?),
-        WriteMode::DryRun => None,
-    };
     let start = repository.clock().now();
-    let parent = find_parent(repository, request)?;
-    // The index is listed after the lock was written: what it names stays.
-    let index = Arc::new(Index::load(repository, request.shares.index_bytes)?);
+    let read = || Ok((find_parent(repository, request)?, Arc::new(Index::load(repository, request.shares.index_bytes)?)));
+    let (lock, (parent, index)) = match request.mode {
+        WriteMode::Store => {
+            let (lock, read) = Lock::acquire_and(repository, LockMode::Shared, request.retry_lock, read)?;
+            (Some(lock), read)
+        }
+        WriteMode::DryRun => (None, read()?),
+    };
     let outcome = save(repository, &index, request, report, start, parent)?;
     if let Some(lock) = lock {
         lock.release()?;

@@ -1,10 +1,12 @@
 //! `mover restore`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use contract::{ExitCode, Line, RestoreSummary};
 use repository::format::lock::LockMode;
+use repository::index::Index;
 use repository::lock::Lock;
 use repository::snapshots::Stored;
 
@@ -24,8 +26,13 @@ pub(super) fn run(settings: &Settings, args: Restore) -> Result<ExitCode, Comman
     let includes = Excludes::new(args.includes).map_err(CommandError::usage)?;
     let excludes = Excludes::new(args.excludes).map_err(CommandError::usage)?;
     let repository = settings.open()?;
-    let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
-    let Stored { id, snapshot } = repository.find_snapshot(wanted, &filter(args.filter, args.before))?;
+    let filter = filter(args.filter, args.before);
+    // Snapshots before the index: what they need was stored before them.
+    let read = || {
+        let found = repository.find_snapshot(wanted, &filter)?;
+        Ok((found, Arc::new(Index::load(&repository, settings.shares.index_bytes)?)))
+    };
+    let (lock, (Stored { id, snapshot }, index)) = Lock::acquire_and(&repository, LockMode::Shared, settings.retry_lock, read)?;
     let request = Request {
         snapshot,
         subpath,
@@ -49,7 +56,7 @@ pub(super) fn run(settings: &Settings, args: Restore) -> Result<ExitCode, Comman
     {
         report.progress().set_totals(totals.total_files_processed, totals.total_bytes_processed);
     }
-    let counts = report.during(|| restore::run(&repository, &request, report))?;
+    let counts = report.during(|| restore::run(&repository, &index, &request, report))?;
     lock.release()?;
     let summary = summarize(&counts, id.hex(), settings, &request, requests(repository.counters()));
     match report.output() {

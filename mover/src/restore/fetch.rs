@@ -22,6 +22,8 @@ use super::{Context, RestoreMode, Zeros, add, metadata};
 const MAX_RANGE: u32 = 8 << 20;
 /// Requests under way at once; memory may allow fewer.
 const THREADS: usize = 8;
+/// Threads that write to one file wait here, asleep; in the kernel they would spin for its inode.
+const WRITE_LOCKS: usize = 64;
 /// Holes begin and end at multiples of this: what file systems allocate.
 const PAGE: u64 = 4096;
 
@@ -42,9 +44,16 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &Batch)
     }
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
+    let write_locks: Vec<Mutex<()>> = (0..WRITE_LOCKS).map(|_| Mutex::default()).collect();
     let work = || {
-        let mut worker =
-            Worker { context, batch, dirs: OpenDir::new(target), opener: BlobOpener::new(context.repository), sealed: Vec::new() };
+        let mut worker = Worker {
+            context,
+            batch,
+            write_locks: &write_locks,
+            dirs: OpenDir::new(target),
+            opener: BlobOpener::new(context.repository),
+            sealed: Vec::new(),
+        };
         while let Some(fetch) = fetches.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Err(error) = worker.fetch(fetch) {
                 next.store(fetches.len(), Ordering::Relaxed);
@@ -97,6 +106,7 @@ fn complete(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile) {
 struct Worker<'a> {
     context: &'a Context<'a>,
     batch: &'a Batch,
+    write_locks: &'a [Mutex<()>],
     dirs: OpenDir<'a>,
     opener: BlobOpener,
     sealed: Vec<u8>,
@@ -125,7 +135,7 @@ impl Worker<'_> {
     }
 
     fn blob(&mut self, wants: &[Want], range_offset: u32, read_error: Option<&str>) -> Result<()> {
-        let Self { context, batch, dirs, opener, sealed } = self;
+        let Self { context, batch, write_locks, dirs, opener, sealed } = self;
         let blob = wants[0].location.blob;
         let opened = match read_error {
             Some(error) => Err(error.to_owned()),
@@ -151,7 +161,9 @@ impl Worker<'_> {
         };
         for want in wants {
             let file = &batch.files[want.file as usize];
+            let writing = write_locks[want.file as usize % WRITE_LOCKS].lock().expect("no holder panics");
             write(context, dirs, file, want.offset, plain)?;
+            drop(writing);
             context.report.progress().set_current(&|| file.path.clone());
             context.report.progress().add(0, plain.len() as u64);
             if file.remaining.fetch_sub(1, Ordering::AcqRel) == 1 && !file.is_damaged.load(Ordering::Relaxed) {
@@ -196,7 +208,9 @@ fn write(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile, offs
         if context.request.zeros == Zeros::Skip && file.node.is_some() {
             return nonzero_parts(plain, offset).try_for_each(|part| open.write_all_at(&plain[part.clone()], offset + part.start as u64));
         }
-        open.write_all_at(plain, offset)
+        open.write_all_at(plain, offset)?;
+        start_writeback(&open, offset, plain.len());
+        Ok(())
     });
     match result {
         Ok(()) => Ok(()),
@@ -210,6 +224,18 @@ fn write(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile, offs
             }
             Ok(())
         }
+    }
+}
+
+/// Small pieces are left to the kernel.
+const WRITEBACK_FROM: usize = 256 << 10;
+
+/// Has the kernel begin to write a piece to disk, so that little is left to wait for at the end, and lets go of it when
+/// that is done: a restore should not push everything else out of memory.
+fn start_writeback(file: &std::fs::File, offset: u64, length: usize) {
+    if let Some(length) = std::num::NonZeroU64::new(length as u64).filter(|_| length >= WRITEBACK_FROM) {
+        // Advice: whether it is taken changes nothing.
+        let _ = rustix::fs::fadvise(file, offset, Some(length), rustix::fs::Advice::DontNeed);
     }
 }
 

@@ -125,14 +125,13 @@ fn add(count: &AtomicU64, by: u64) {
 /// # Errors
 /// What keeps it from going on: a target that is refused, a full disk, storage out of reach. Items that cannot be
 /// restored are reported, and the rest goes on.
-pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Report) -> Result<Counts> {
-    let index = Arc::new(Index::load(repository, request.shares.index_bytes)?);
-    let trees = Trees::new(repository, &index, request.shares.tree_bytes);
+pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Request, report: &Report) -> Result<Counts> {
+    let trees = Trees::new(repository, index, request.shares.tree_bytes);
     let counts = Counts::default();
     let shares = request.shares;
     // What a backup uses for chunks and packs, a restore uses for ranges.
     let memory = ByteBudget::new(shares.total() - shares.index_bytes - shares.tree_bytes * 2, repository.stop().clone());
-    let context = Context { request, repository, index: &index, trees: &trees, report, counts: &counts, memory };
+    let context = Context { request, repository, index, trees: &trees, report, counts: &counts, memory };
     match find_root(&context)? {
         Found::Dir { tree, node } => into_directory(&context, &tree, node.as_deref())?,
         Found::File(node) => file(&context, *node)?,

@@ -44,6 +44,9 @@ impl Cost {
     }
 }
 
+/// Lanes of scrypt computed at once; each takes the memory that the cost says, 32 MiB by default.
+const THREADS: usize = 2;
+
 /// Derives the key that seals the master key.
 ///
 /// # Errors
@@ -53,7 +56,8 @@ pub fn derive(password: &str, salt: &[u8], cost: Cost) -> Result<MasterKey, Stri
     let log_n = u8::try_from(cost.n.trailing_zeros()).expect("at most 63");
     let params = scrypt::Params::new(log_n, cost.r, cost.p).map_err(|error| error.to_string())?;
     let mut derived = Zeroizing::new([0; 64]);
-    scrypt::scrypt(password.as_bytes(), salt, &params, derived.as_mut()).map_err(|error| error.to_string())?;
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(THREADS).build().map_err(|error| error.to_string())?;
+    threads.install(|| scrypt::scrypt(password.as_bytes(), salt, &params, derived.as_mut())).map_err(|error| error.to_string())?;
     Ok(MasterKey::from_derived(&derived))
 }
 
