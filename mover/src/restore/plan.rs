@@ -255,16 +255,9 @@ impl<'a> Plan<'a> {
             Err(_) if self.is_dry() => {}
             Err(error) => return self.lose(&path, error),
         }
-        let link = (node.inode, node.device_id);
-        if node.links > 1 && node.inode != 0 {
-            if let Some(first) = self.links.get(&link).cloned() {
-                if self.is_dry() || self.hard_link(dir, &name, &first).is_ok() {
-                    add(&self.context.counts.others, 1);
-                    return Ok(());
-                }
-            } else {
-                self.links.insert(link, (dir.clone(), name.clone()));
-            }
+        if self.is_linked(dir, &name, &node) {
+            add(&self.context.counts.others, 1);
+            return Ok(());
         }
         if !self.is_dry()
             && let Err(error) = self.make_file(dir, &name, node.size)
@@ -294,6 +287,20 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Makes an entry another name of one that is there already, if the snapshot says so.
+    fn is_linked(&mut self, dir: &Arc<TargetDir>, name: &CString, node: &Node) -> bool {
+        if node.links < 2 || node.inode == 0 {
+            return false;
+        }
+        let link = (node.inode, node.device_id);
+        if let Some(first) = self.links.get(&link).cloned() {
+            // Where links cannot be made, a copy is better than nothing.
+            return self.is_dry() || self.hard_link(dir, name, &first).is_ok();
+        }
+        self.links.insert(link, (dir.clone(), name.clone()));
+        false
+    }
+
     fn hard_link(&mut self, dir: &Arc<TargetDir>, name: &CString, first: &(Arc<TargetDir>, CString)) -> Result<(), Errno> {
         let from = rustix::io::fcntl_dupfd_cloexec(self.dirs.get(&first.0)?, 0)?;
         let to = self.dirs.get(dir)?;
@@ -320,6 +327,10 @@ impl<'a> Plan<'a> {
 
     fn other(&mut self, dir: &Arc<TargetDir>, name: &CString, node: &Node) -> Result<()> {
         let path = dir.path().join(OsStr::from_bytes(&node.name));
+        if self.is_linked(dir, name, node) {
+            add(&self.context.counts.others, 1);
+            return Ok(());
+        }
         if !self.is_dry() {
             let overwrite = self.context.request.overwrite;
             let made = self.dirs.get(dir).and_then(|fd| {

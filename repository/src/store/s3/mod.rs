@@ -15,7 +15,9 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig};
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
+};
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -77,6 +79,18 @@ impl S3Store {
     /// # Errors
     /// A CA file that cannot be read, or no threads to be had; in words.
     pub fn new(options: S3Options, stop: Stop) -> Result<Self, String> {
+        Self::build(options, stop, None)
+    }
+
+    /// As [`S3Store::new`], with keys that are known instead of those that AWS's chain finds.
+    ///
+    /// # Errors
+    /// Those of [`S3Store::new`].
+    pub fn with_static_credentials(options: S3Options, stop: Stop, access_key: &str, secret_key: &str) -> Result<Self, String> {
+        Self::build(options, stop, Some(Credentials::new(access_key, secret_key, None, None, "given")))
+    }
+
+    fn build(options: S3Options, stop: Stop, credentials: Option<Credentials>) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("s3")
@@ -92,6 +106,9 @@ impl S3Store {
             }
             if let Some(endpoint) = &options.endpoint {
                 loader = loader.endpoint_url(endpoint);
+            }
+            if let Some(credentials) = credentials {
+                loader = loader.credentials_provider(credentials);
             }
             let shared = loader.load().await;
             let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build();

@@ -1,0 +1,155 @@
+//! A MinIO server of the test's own, on a free port of loopback.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::eventually;
+use crate::program::{Program, mover, restic, tool};
+
+/// Access key of every server here.
+pub const ACCESS_KEY: &str = "estiba-test";
+/// Secret key of every server here.
+pub const SECRET_KEY: &str = "estiba-secret";
+
+/// A running server with one bucket, `bucket`.
+#[derive(Debug)]
+pub struct Minio {
+    data: TempDir,
+    certs: Option<TempDir>,
+    address: SocketAddr,
+    server: Child,
+}
+
+impl Minio {
+    /// Over HTTP.
+    pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// Over HTTPS, with a certificate by a CA of its own.
+    pub fn start_tls() -> Self {
+        let certs = tempfile::tempdir().unwrap();
+        make_certificates(certs.path());
+        Self::start_with(Some(certs))
+    }
+
+    fn start_with(certs: Option<TempDir>) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        std::fs::create_dir(data.path().join("bucket")).unwrap();
+        // Bound and let go: nobody else takes a port within these milliseconds.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let server = spawn(data.path(), certs.as_ref().map(TempDir::path), address);
+        let minio = Self { data, certs, address, server };
+        minio.wait_until_ready();
+        minio
+    }
+
+    fn wait_until_ready(&self) {
+        let is_tls = self.certs.is_some();
+        eventually("MinIO's start", || {
+            let Ok(mut stream) = TcpStream::connect(self.address) else { return false };
+            if is_tls {
+                return true;
+            }
+            stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let _ = stream.write_all(b"GET /minio/health/ready HTTP/1.0\r\n\r\n");
+            let mut answer = [0; 15];
+            stream.read_exact(&mut answer).is_ok() && answer.ends_with(b"200 OK")
+        });
+    }
+
+    /// Kills the server and starts it again on the same port and data after `pause`.
+    pub fn restart(&mut self, pause: Duration) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+        std::thread::sleep(pause);
+        self.server = spawn(self.data.path(), self.certs.as_ref().map(TempDir::path), self.address);
+        self.wait_until_ready();
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http://..` or `https://..`.
+    pub fn endpoint(&self) -> String {
+        format!("{}://{}", if self.certs.is_some() { "https" } else { "http" }, self.address)
+    }
+
+    /// The CA's certificate.
+    pub fn ca(&self) -> std::path::PathBuf {
+        self.certs.as_ref().expect("started with TLS").path().join("ca.crt")
+    }
+
+    /// A repository's location in the bucket, as `mover` and restic both write it.
+    pub fn location(&self, prefix: &str) -> String {
+        format!("s3:{}/bucket/{prefix}", self.endpoint())
+    }
+
+    /// `mover` on a repository here.
+    pub fn mover(&self, prefix: &str) -> Program {
+        credentials(mover(self.location(prefix)))
+    }
+
+    /// restic on a repository here.
+    pub fn restic(&self, version: &str, prefix: &str) -> Program {
+        credentials(restic(version, self.location(prefix)))
+    }
+}
+
+/// Adds the keys that the servers here accept.
+pub fn credentials(program: Program) -> Program {
+    program.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+}
+
+fn spawn(data: &Path, certs: Option<&Path>, address: SocketAddr) -> Child {
+    let mut command = Command::new(tool("minio"));
+    command.arg("server").arg("--address").arg(address.to_string()).arg("--quiet");
+    if let Some(certs) = certs {
+        command.arg("--certs-dir").arg(certs);
+    }
+    command.arg(data).env("MINIO_ROOT_USER", ACCESS_KEY).env("MINIO_ROOT_PASSWORD", SECRET_KEY).env("MINIO_BROWSER", "off");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// `ca.crt`, `public.crt` and `private.key` for 127.0.0.1.
+fn make_certificates(at: &Path) {
+    let openssl = |args: &[&str]| {
+        let done = Command::new("openssl").current_dir(at).args(args).output().unwrap();
+        assert!(done.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    openssl(&[&["req", "-x509"], &key[..], &["-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=test CA", "-days", "2"]].concat());
+    openssl(&[&["req"], &key[..], &["-keyout", "private.key", "-out", "server.csr", "-subj", "/CN=server"]].concat());
+    std::fs::write(at.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "server.csr",
+        "-CA",
+        "ca.crt",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-extfile",
+        "names",
+        "-out",
+        "public.crt",
+        "-days",
+        "2",
+    ]);
+}
+
+impl Drop for Minio {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
