@@ -57,7 +57,7 @@ impl Minio {
                 return true;
             }
             stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-            let _ = stream.write_all(b"GET /minio/health/ready HTTP/1.0\r\n\r\n");
+            let _ = stream.write_all(b"GET /minio/health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             let mut answer = [0; 15];
             stream.read_exact(&mut answer).is_ok() && answer.ends_with(b"200 OK")
         });

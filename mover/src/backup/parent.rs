@@ -27,7 +27,8 @@ const UNSAFE_SECS: i64 = 2;
 impl ChangeTest {
     /// Whether `now`, just looked at, is what `then`, of the parent, was.
     pub(super) fn is_unchanged(self, now: &Node, then: &Node, parent_start: Timestamp) -> bool {
-        let changed_last = if self.ctime == Compare::Yes { now.ctime.max(now.mtime) } else { now.mtime };
+        // Times of last content change can be set at will; times of metadata change are the kernel's.
+        let changed_last = if self.ctime == Compare::Yes { now.ctime } else { now.mtime };
         then.kind == NodeKind::File
             && now.size == then.size
             && now.mtime == then.mtime

@@ -49,7 +49,8 @@ impl Store for MemoryStore {
         if mode == PutMode::CreateNew && objects.contains_key(&object.name) {
             return Err(StoreError::new(self, StoreErrorKind::AlreadyExists, "create", &object.name, "it is there already"));
         }
-        objects.insert(object.name, (object.body.clone(), Instant::now()));
+        // A copy: the body's buffer goes back to its pool when the put has returned.
+        objects.insert(object.name, (Bytes::copy_from_slice(&object.body), Instant::now()));
         Ok(())
     }
 

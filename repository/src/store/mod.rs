@@ -41,7 +41,7 @@ pub trait Store: Send + Sync + Debug {
     /// Where this is, for people: a path or a URL, without secrets.
     fn location(&self) -> String;
 
-    /// Stores a whole object.
+    /// Stores a whole object. The body must not be held on to after the return: its buffer is used again.
     ///
     /// # Errors
     /// [`StoreErrorKind::AlreadyExists`] in mode [`PutMode::CreateNew`] if something is there; any other kind.

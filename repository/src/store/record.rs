@@ -85,7 +85,7 @@ impl<S: Store> Store for Recording<S> {
         self.inner.location()
     }
     fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
-        let number = self.begin(Change::Put(object.name, object.body.clone()));
+        let number = self.begin(Change::Put(object.name, Bytes::copy_from_slice(&object.body)));
         self.inner.put(object, mode)?;
         self.end(number);
         Ok(())

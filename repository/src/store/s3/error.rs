@@ -27,7 +27,7 @@ where
             format!("{} ({code}, HTTP {})", error.message().unwrap_or("refused"), status.unwrap_or(0))
         }
         SdkError::ServiceError(_) => format!("HTTP {}", status.unwrap_or(0)),
-        _ => shorten(&full_text),
+        _ => root_cause(error),
     };
     let retry_after = error
         .raw_response()
@@ -81,13 +81,9 @@ fn is_final(text: &str) -> bool {
 }
 
 /// The SDK's chain of causes names every layer; people need the last.
-fn shorten(text: &str) -> String {
-    let cut = text.find(" (").unwrap_or(text.len());
-    let parts: Vec<&str> = text[..cut].split(": ").collect();
-    match parts.as_slice() {
-        [.., before, last] => format!("{before}: {last}"),
-        _ => text[..cut].to_owned(),
-    }
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.last().map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,0 +1,104 @@
+//! A repository in memory and small snapshots in it.
+#![allow(dead_code)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use repository::Repository;
+use repository::access::Access;
+use repository::budget::Shares;
+use repository::check::{self, Counts, Finding, ReadData, Severity};
+use repository::compress::Compression;
+use repository::crypto::kdf::Cost;
+use repository::crypto::sha256;
+use repository::format::BlobKind;
+use repository::format::lock::LockMode;
+use repository::format::node::{Node, NodeKind, go_mode};
+use repository::format::snapshot::{Snapshot, SnapshotTime};
+use repository::id::{BlobId, ObjectId};
+use repository::index::Index;
+use repository::lock::{Identity, Lock};
+use repository::store::Store;
+use repository::store::retry::RetryPolicy;
+use repository::write::{TreeWriter, Verify, WriteMode, WriteOptions, Writer};
+
+pub const PASSWORD: &str = "test";
+
+pub fn access(store: Arc<dyn Store>) -> Access {
+    let retry =
+        RetryPolicy { window: Duration::from_millis(200), first_wait: Duration::from_millis(1), longest_wait: Duration::from_millis(10) };
+    Access { retry, ..Access::new(store, Identity::new("test-host".to_owned(), "tester".to_owned())) }
+}
+
+pub fn init(store: Arc<dyn Store>) -> Repository {
+    Repository::init(&access(store), PASSWORD, Cost::LOW).expect("init")
+}
+
+pub fn open(store: Arc<dyn Store>) -> Arc<Repository> {
+    Arc::new(Repository::open(&access(store), PASSWORD).expect("open"))
+}
+
+/// Small packs, so that there are many.
+pub fn shares() -> Shares {
+    Shares { pack_bytes: 100_000, ..Shares::of(Shares::SMALLEST, 2).expect("enough memory") }
+}
+
+/// Bytes that do not compress.
+pub fn content(length: usize, seed: u64) -> Vec<u8> {
+    (0..length as u64 / 32 + 1).flat_map(|i| sha256(&[seed.to_le_bytes(), i.to_le_bytes()].concat())).take(length).collect()
+}
+
+/// One run: files of a directory tree as a snapshot, under a lock of its own.
+pub fn backup(repository: &Arc<Repository>, files: u64, seed: u64) -> repository::Result<ObjectId> {
+    let lock = Lock::acquire(repository, LockMode::Shared, Duration::ZERO)?;
+    let index = Arc::new(Index::load(repository, 1 << 30)?);
+    let options = WriteOptions { shares: shares(), compression: Compression::Default, verify: Verify::Sealed, mode: WriteMode::Store };
+    let writer = Writer::start(repository, &index, options)?;
+    let mut sealer = writer.sealer();
+    let (mut root, mut below) = (TreeWriter::default(), TreeWriter::default());
+    for i in 0..files {
+        // Half of the files are the same in every run.
+        let plain = content(30_000, if i % 2 == 0 { i } else { seed * 1000 + i });
+        let id = BlobId(sha256(&plain));
+        writer.store(&mut sealer, BlobKind::Data, id, &plain)?;
+        let node =
+            Node { size: plain.len() as u64, content: Some(vec![id]), ..Node::new(format!("file-{i:03}").into_bytes(), NodeKind::File) };
+        below.push(&node)?;
+    }
+    let (subtree, _) = below.finish(&writer, &mut sealer)?;
+    root.push(&Node { mode: go_mode(NodeKind::Dir, 0o755), subtree: Some(subtree), ..Node::new(b"dir".to_vec(), NodeKind::Dir) })?;
+    let (tree, _) = root.finish(&writer, &mut sealer)?;
+    let (committed, _) = writer.finish()?;
+    let snapshot = Snapshot {
+        time: SnapshotTime(Timestamp::now()),
+        parent: None,
+        tree,
+        paths: vec!["/source".to_owned()],
+        hostname: "test-host".to_owned(),
+        username: String::new(),
+        uid: 0,
+        gid: 0,
+        excludes: Vec::new(),
+        tags: Vec::new(),
+        original: None,
+        program_version: String::new(),
+        summary: None,
+    };
+    let id = repository.save_snapshot(&snapshot, &committed)?;
+    lock.release()?;
+    Ok(id)
+}
+
+/// Everything that a full check finds.
+pub fn findings(repository: &Arc<Repository>) -> Vec<Finding> {
+    let found = Mutex::new(Vec::new());
+    let on_finding = |finding: Finding| found.lock().expect("no holder panics").push(finding);
+    check::run(repository, ReadData::All, &shares(), &Counts::default(), &on_finding).expect("a check that goes to its end");
+    found.into_inner().expect("no holder panics")
+}
+
+/// What is damaged.
+pub fn errors(repository: &Arc<Repository>) -> Vec<Finding> {
+    findings(repository).into_iter().filter(|finding| finding.severity == Severity::Error).collect()
+}
