@@ -1,0 +1,74 @@
+//! One number caps the memory: peak resident size stays below `--memory` (256 MiB by default) plus 64 MiB.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use e2e::program::{Program, mover};
+use e2e::tree::{many, random};
+use tempfile::tempdir;
+
+const LIMIT_MIB: u64 = 256 + 64;
+
+fn assert_bounded(what: &str, mover: &Program, args: &[&str]) {
+    let peak = mover.peak_memory_mib(args);
+    println!("{what}: peak {peak} MiB of {LIMIT_MIB}");
+    assert!(peak <= LIMIT_MIB, "{what}: {peak} MiB");
+}
+
+#[test]
+fn four_gibibytes_of_random_data() {
+    let dir = tempdir().unwrap();
+    let mover = mover(dir.path().join("repository"));
+    mover.ok(&["init"]);
+    let timed =
+        Program::new("/usr/bin/time").env("MOVER_REPOSITORY", dir.path().join("repository")).env("MOVER_PASSWORD", e2e::program::PASSWORD);
+    let here = std::env::current_exe().unwrap();
+    let path = here.parent().unwrap().parent().unwrap().join("mover");
+    let args = ["-f", "peak %M", path.to_str().unwrap(), "backup", "--stdin", "--stdin-filename", "stream", "-q"];
+    let mut child = timed.command(&args).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    for seed in 0..256 {
+        stdin.write_all(&random(16 << 20, seed)).unwrap();
+    }
+    drop(stdin);
+    let ran = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(ran.stderr).unwrap();
+    let peak: u64 = stderr.trim().strip_prefix("peak ").unwrap_or_else(|| panic!("{stderr}")).parse::<u64>().unwrap() / 1024;
+    println!("backup of 4 GiB: peak {peak} MiB of {LIMIT_MIB}");
+    assert!(ran.status.success() && peak <= LIMIT_MIB, "{peak} MiB");
+    assert_bounded("restore of 4 GiB", &mover, &["restore", "latest", dir.path().join("target").to_str().unwrap()]);
+    fs::remove_dir_all(dir.path().join("target")).unwrap();
+    assert_bounded("check of 4 GiB", &mover, &["check", "--read-data"]);
+}
+
+#[test]
+fn two_hundred_thousand_small_files() {
+    let dir = tempdir().unwrap();
+    let mover = mover(dir.path().join("repository"));
+    mover.ok(&["init"]);
+    let source = dir.path().join("source");
+    many(&source, 200_000);
+    let backup = ["backup", source.to_str().unwrap()];
+    assert_bounded("backup of 200,000 files", &mover, &backup);
+    assert_bounded("the same again", &mover, &backup);
+    assert_bounded("restore of 200,000 files", &mover, &["restore", "latest", dir.path().join("target").to_str().unwrap()]);
+}
+
+#[test]
+fn one_directory_of_five_hundred_thousand_entries() {
+    let dir = tempdir().unwrap();
+    let mover = mover(dir.path().join("repository"));
+    mover.ok(&["init"]);
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    for i in 0..500_000 {
+        // Every hundredth has content of its own.
+        let content = if i % 100 == 0 { format!("{i}") } else { String::new() };
+        fs::write(source.join(format!("an-entry-with-a-name-of-usual-length-{i:06}")), content).unwrap();
+    }
+    let backup = ["backup", source.to_str().unwrap()];
+    assert_bounded("backup of 500,000 entries", &mover, &backup);
+    assert_bounded("the same again", &mover, &backup);
+    assert_bounded("restore of 500,000 entries", &mover, &["restore", "latest", dir.path().join("target").to_str().unwrap()]);
+}
