@@ -1,4 +1,5 @@
 //! Bad input and faults on one machine: each ends with an error that names the thing and the next step, nothing lost.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -102,8 +103,8 @@ fn what_cannot_be_read_is_listed_and_the_rest_saved() {
     place.file("source/good", b"good");
     place.file("source/secret", b"secret");
     place.file("source/closed/inside", b"inside");
-    fs::set_permissions(place.path("source/secret"), fs::Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(place.path("source/closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(place.path("source/secret"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(place.path("source/closed"), fs::Permissions::from_mode(0o000)).unwrap();
     let open = |path: &Path| assert!(Command::new("chown").args(["-R", "65534", path.to_str().unwrap()]).status().unwrap().success());
     open(&place.path("repository"));
     fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();

@@ -1,4 +1,5 @@
 //! One number caps the memory: peak resident size stays below `--memory` (256 MiB by default) plus 64 MiB.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,5 @@
 //! S3 as it is (MinIO), and as it is when it does not work.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
 use std::time::Duration;

@@ -8,6 +8,7 @@
 //! The identity of a run is the random id in `username`. Nobody removes one of our locks before it is 30 minutes old by
 //! the store's clock: a late write of its run could still land. See `store/guard.rs` for the other half.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -298,12 +299,12 @@ impl Known {
             if lock.size == 0 {
                 continue;
             }
-            if !self.files.contains_key(&lock.name) {
+            if let Entry::Vacant(unread) = self.files.entry(lock.name) {
                 match repository.load_unpacked(&lock.name, MAX_LOCK_BYTES) {
-                    Ok(json) => drop(self.files.insert(lock.name, LockFile::decode(&json))),
+                    Ok(json) => drop(unread.insert_entry(LockFile::decode(&json))),
                     Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => continue,
                     Err(error @ (Error::Store(_) | Error::Stopped)) => return Err(error),
-                    Err(error) => drop(self.files.insert(lock.name, Err(error.to_string()))),
+                    Err(error) => drop(unread.insert_entry(Err(error.to_string()))),
                 }
             }
             self.there.push(lock.name);

@@ -1,4 +1,5 @@
 //! Law 1, watched from the store: packs, then index, then snapshot; and whatever a crash leaves, what is visible is whole.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -90,7 +90,8 @@ mod tests {
             change(&mut node);
             node
         };
-        let cases: [(&dyn Fn(&mut Node), bool, bool); 6] = [
+        type Change<'a> = &'a dyn Fn(&mut Node);
+        let cases: [(Change<'_>, bool, bool); 6] = [
             (&|_| {}, true, true),
             (&|node| node.size = 6, false, false),
             (&|node| node.mtime = Time::new(900, 2), false, false),

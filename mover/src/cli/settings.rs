@@ -49,7 +49,7 @@ impl Settings {
 
     /// The way to the repository.
     pub(crate) fn access(&self) -> Result<Access, CommandError> {
-        let (store, cleanup) = self.stores()?;
+        let [store, cleanup] = self.stores()?;
         let report = self.report.clone();
         Ok(Access {
             cleanup,
@@ -61,7 +61,8 @@ impl Settings {
         })
     }
 
-    fn stores(&self) -> Result<(Arc<dyn Store>, Arc<dyn Store>), CommandError> {
+    /// The store, and the same for what must be done after a stop.
+    fn stores(&self) -> Result<[Arc<dyn Store>; 2], CommandError> {
         let text =
             self.global.repository.clone().or_else(|| env(&["MOVER_REPOSITORY", "RESTIC_REPOSITORY"])).ok_or(CommandError::Usage {
                 message: "no repository was named".to_owned(),
@@ -70,7 +71,7 @@ impl Settings {
         match Location::parse(&text).map_err(CommandError::usage)? {
             Location::Local(path) => {
                 let store: Arc<dyn Store> = Arc::new(LocalStore::new(path));
-                Ok((store.clone(), store))
+                Ok([store.clone(), store])
             }
             Location::S3(mut options) => {
                 let s3 = &self.global.s3;
@@ -84,7 +85,7 @@ impl Settings {
                 options.ca_bundle = s3.s3_ca.clone().or_else(|| env(&["AWS_CA_BUNDLE"]).map(PathBuf::from));
                 let store = S3Store::new(options, self.stop.clone()).map_err(CommandError::usage)?;
                 let cleanup = store.with_stop(Stop::default());
-                Ok((Arc::new(store), Arc::new(cleanup)))
+                Ok([Arc::new(store), Arc::new(cleanup)])
             }
         }
     }

@@ -35,9 +35,9 @@ pub(super) fn run(settings: &Settings, args: Ls) -> Result<ExitCode, CommandErro
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let path = args.path.unwrap_or_else(|| Path::new("/").to_owned());
     match find_node(&trees, &found.snapshot, &path)? {
-        None => list(settings, &trees, &found.snapshot.tree, Vec::new(), format, &mut out)?,
+        None => list(settings, &trees, &found.snapshot.tree, b"", format, &mut out)?,
         Some(node) => match node.subtree {
-            Some(tree) => list(settings, &trees, &tree, path.as_os_str().as_bytes().to_vec(), format, &mut out)?,
+            Some(tree) => list(settings, &trees, &tree, path.as_os_str().as_bytes(), format, &mut out)?,
             None => entry(&mut out, format, path.as_os_str().as_bytes(), &node)?,
         },
     }
@@ -54,8 +54,8 @@ enum Format {
 }
 
 /// Everything below a directory, each before what it holds.
-fn list(settings: &Settings, trees: &Trees, tree: &BlobId, path: Vec<u8>, format: Format, out: &mut dyn Write) -> Result<(), CommandError> {
-    let path = path.strip_suffix(b"/").map_or_else(|| path.clone(), <[u8]>::to_vec);
+fn list(settings: &Settings, trees: &Trees, tree: &BlobId, path: &[u8], format: Format, out: &mut dyn Write) -> Result<(), CommandError> {
+    let path = path.strip_suffix(b"/").unwrap_or(path).to_vec();
     let mut levels = vec![(path, trees.open(tree)?)];
     while let Some((path, nodes)) = levels.last_mut() {
         if settings.stop.is_stopped() {

@@ -150,7 +150,8 @@ impl Report {
     pub(crate) fn retry(&self, problem: &str, wait: Duration) {
         match self.output {
             Output::Json => {
-                self.line(&Line::Retry(contract::Retry { problem: problem.to_owned(), seconds_until_next_try: wait.as_secs_f64() }))
+                let retry = contract::Retry { problem: problem.to_owned(), seconds_until_next_try: wait.as_secs_f64() };
+                self.line(&Line::Retry(retry));
             }
             Output::Quiet => {}
             // The first short waits are nobody's concern.

@@ -271,6 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "one part")]
     fn holes_lie_between_page_borders_of_the_file() {
         let mut plain = vec![0; 20_000];
         plain[5000] = 1;

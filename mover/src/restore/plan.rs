@@ -66,6 +66,13 @@ struct Level {
     node: Option<Box<Node>>,
 }
 
+/// Whether an entry was asked for, or only leads to what was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Included {
+    Yes,
+    No,
+}
+
 struct Plan<'a> {
     context: &'a Context<'a>,
     target: Option<&'a Target>,
@@ -193,9 +200,10 @@ impl<'a> Plan<'a> {
         }
         let has_includes = !request.includes.patterns().is_empty();
         let is_included = !has_includes || path().ancestors().any(|ancestor| request.includes.matches(ancestor));
+        let included = if is_included { Included::Yes } else { Included::No };
         match node.kind {
-            NodeKind::Dir => self.directory(dir, name, node, is_included),
-            _ if !is_included => Ok(None),
+            NodeKind::Dir => self.directory(dir, &name, node, included),
+            _ if included == Included::No => Ok(None),
             NodeKind::File => self.file(dir, name, node).map(|()| None),
             NodeKind::Socket => Ok(None),
             NodeKind::Symlink | NodeKind::BlockDevice | NodeKind::CharDevice | NodeKind::Fifo => {
@@ -204,7 +212,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn directory(&mut self, dir: &Arc<TargetDir>, name: CString, node: Node, is_included: bool) -> Result<Option<Level>> {
+    fn directory(&mut self, dir: &Arc<TargetDir>, name: &CString, node: Node, included: Included) -> Result<Option<Level>> {
         let below = dir.below(name.clone());
         let Some(tree) = node.subtree else {
             self.context.error(&below.path(), "the snapshot names no tree for this directory");
@@ -215,15 +223,15 @@ impl<'a> Plan<'a> {
             Err(error) => return self.lose_tree(&below, error).map(|_| None),
         };
         if !self.is_dry()
-            && let Err(error) = self.make_directory(dir, &name)
+            && let Err(error) = self.make_directory(dir, name)
         {
             return self.lose(&below.path(), error).map(|()| None);
         }
-        if is_included {
+        if included == Included::Yes {
             add(&self.context.counts.dirs, 1);
         }
         // A directory that only leads to what is included keeps what it has.
-        Ok(Some(Level { dir: below, nodes, last_name: Vec::new(), node: is_included.then(|| Box::new(node)) }))
+        Ok(Some(Level { dir: below, nodes, last_name: Vec::new(), node: (included == Included::Yes).then(|| Box::new(node)) }))
     }
 
     fn make_directory(&mut self, dir: &Arc<TargetDir>, name: &CString) -> Result<(), Errno> {

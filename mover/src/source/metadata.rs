@@ -46,6 +46,7 @@ impl Owners {
     }
 
     /// Everything of a node that `stat` tells. Times of access are not kept: they would make every tree new.
+    #[allow(clippy::unnecessary_cast, reason = "the number of links has 32 bits on some processors")]
     pub(crate) fn node(&self, name: &[u8], kind: NodeKind, stat: &Stat) -> Node {
         let time = |seconds: i64, nanos| Time::new(seconds, u32::try_from(nanos).unwrap_or(0));
         let mtime = time(stat.st_mtime, stat.st_mtime_nsec);

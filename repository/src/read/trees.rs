@@ -64,7 +64,7 @@ impl Trees {
             let opened = self.repository.key().open_reader(sealed).map_err(|error| damaged(error.to_string()))?;
             let plain_len = u64::from(location.blob.plain_len());
             let plain = match location.blob.uncompressed {
-                None => Plain::Stored(opened),
+                None => Plain::Stored(Box::new(opened)),
                 Some(_) => {
                     let mut decoder = zstd::stream::read::Decoder::new(opened).map_err(|error| damaged(error.to_string()))?;
                     decoder.window_log_max(MAX_WINDOW_LOG).map_err(|error| damaged(error.to_string()))?;
@@ -139,7 +139,7 @@ impl AsRef<[u8]> for Sealed {
 }
 
 enum Plain {
-    Stored(OpenedReader<Sealed>),
+    Stored(Box<OpenedReader<Sealed>>),
     Compressed(Box<zstd::stream::read::Decoder<'static, io::BufReader<OpenedReader<Sealed>>>>),
 }
 

@@ -151,7 +151,7 @@ impl Writer {
         let sealed = sealer.seal(kind, id, plain)?;
         self.count(kind, plain.len() as u64, sealed.bytes.len() as u64);
         if self.options.mode == WriteMode::Store {
-            self.packer.add(sealed, &self.uploads)?;
+            self.packer.add(&sealed, &self.uploads)?;
         }
         Ok(true)
     }

@@ -39,7 +39,7 @@ impl Packer {
     }
 
     /// Appends a blob; a pack that has no room for it goes on its way first.
-    pub(super) fn add(&self, sealed: Sealed<'_>, uploads: &Uploads) -> Result<()> {
+    pub(super) fn add(&self, sealed: &Sealed<'_>, uploads: &Uploads) -> Result<()> {
         let mut slot = match sealed.kind {
             BlobKind::Data => self.data.lock(),
             BlobKind::Tree => self.trees.lock(),
