@@ -408,6 +408,19 @@ fn a_signal_stops_within_ten_seconds_and_leaves_no_lock() {
 }
 
 #[test]
+fn a_signal_is_noticed_while_a_stream_brings_nothing() {
+    let place = Place::new();
+    let mut running = place.mover.start(&["backup", "--stdin", "--stdin-filename", "stream"]);
+    eventually("a lock", || place.locks() == 1);
+    std::thread::sleep(Duration::from_millis(500));
+    running.signal(Signal::INT);
+    let stdin = running.child().stdin.take();
+    let ran = running.wait();
+    drop(stdin);
+    assert_eq!((ran.code, place.locks(), place.snapshots()), (130, 0, 0), "{ran:?}");
+}
+
+#[test]
 fn killed_at_any_moment_everything_visible_restores() {
     let place = Place::new();
     many(&place.path("source"), 2000);

@@ -275,6 +275,9 @@ impl PackReader<'_> {
         let mut from = 0;
         let mut waiting = pack.blobs.as_slice();
         while from < blobs_end {
+            if self.repository.stop().is_stopped() {
+                return Err(Error::Stopped);
+            }
             // Whole blobs, as many as fit.
             let fits = |count: &usize| u64::from(waiting[*count].offset + waiting[*count].stored) - from <= READ;
             let count = (0..waiting.len()).take_while(fits).count().max(1);

@@ -168,7 +168,7 @@ impl Reader<'_> {
 
     fn stdin(&mut self, name: &[u8], state: &Arc<FileState>) -> Result<Node, Trouble> {
         let now = Time::from(self.context.repository.clock().now());
-        let size = self.chunks(&mut io::stdin().lock(), state).map_err(|trouble| match trouble {
+        let size = self.chunks(&mut Stdin(self.context), state).map_err(|trouble| match trouble {
             Trouble::Item(why) => Trouble::Fatal(Error::Refused(format!("cannot read standard input: {why}"))),
             other => other,
         })?;
@@ -256,6 +256,28 @@ impl Reader<'_> {
             return Ok(());
         }
         Err(Trouble::Fatal(Error::Refused(format!("{what} is empty; say --allow-empty if it should be saved like this"))))
+    }
+}
+
+/// Standard input, read so that a stop is noticed while nothing comes.
+struct Stdin<'a>(&'a Context<'a>);
+
+impl Read for Stdin<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        /// How often a wait for input looks whether all is over.
+        const LOOK_EVERY: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        let stdin = io::stdin();
+        loop {
+            if self.0.is_over() {
+                return Err(io::Error::other("stopped"));
+            }
+            let mut ready = [rustix::event::PollFd::new(&stdin, rustix::event::PollFlags::IN)];
+            match rustix::event::poll(&mut ready, Some(&LOOK_EVERY)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(rustix::io::read(&stdin, into)?),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 

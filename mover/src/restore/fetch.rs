@@ -115,6 +115,9 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn fetch(&mut self, fetch: &Fetch<'_>) -> Result<()> {
         let context = self.context;
+        if context.repository.stop().is_stopped() {
+            return Err(Error::Stopped);
+        }
         let largest = fetch.wants.iter().map(|want| u64::from(want.location.blob.plain_len())).max().unwrap_or(0);
         let _memory = context.memory.take(u64::from(fetch.range.length) + largest).ok_or(Error::Stopped)?;
         let Some(first) = fetch.wants.first() else { return Ok(()) };

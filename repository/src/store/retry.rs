@@ -1,7 +1,7 @@
 //! Tries again what may work in a moment: exponential back-off with jitter, bounded in time. The only layer that does.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::count::Counters;
@@ -37,7 +37,12 @@ pub struct Retrying<S> {
     stop: Stop,
     counters: Arc<Counters>,
     on_retry: OnRetry,
+    /// Whether the store ever answered.
+    answered: AtomicBool,
 }
+
+/// A store that never answered is not waited for as long: most likely its address is wrong.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 impl<S: std::fmt::Debug> std::fmt::Debug for Retrying<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -48,7 +53,7 @@ impl<S: std::fmt::Debug> std::fmt::Debug for Retrying<S> {
 impl<S: Store> Retrying<S> {
     /// Wraps `inner`.
     pub fn new(inner: S, policy: RetryPolicy, stop: Stop, counters: Arc<Counters>, on_retry: OnRetry) -> Self {
-        Self { inner, policy, stop, counters, on_retry }
+        Self { inner, policy, stop, counters, on_retry, answered: AtomicBool::new(false) }
     }
 
     fn run<T>(&self, mut request: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -57,12 +62,17 @@ impl<S: Store> Retrying<S> {
         loop {
             let error = match request() {
                 Err(error) if error.is_retryable() => error,
-                other => return other,
+                other => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return other;
+                }
             };
             // Between half and all of the wait: clients that failed together do not come back together.
             let jittered = wait.mul_f64(0.5 + f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX) / 2.0);
             let pause = error.retry_after.unwrap_or(jittered).max(jittered);
-            if start.elapsed() + pause > self.policy.window {
+            let answered = self.answered.load(Ordering::Relaxed);
+            let window = if answered { self.policy.window } else { self.policy.window.min(FIRST_ANSWER_WITHIN) };
+            if start.elapsed() + pause > window {
                 let tried = start.elapsed().as_secs();
                 return Err(StoreError { message: format!("{} (gave up after {tried} s of trying)", error.message), ..error });
             }
