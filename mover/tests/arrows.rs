@@ -12,7 +12,10 @@ fn dependencies_point_where_the_architecture_says() {
     let of = |package: &str| -> BTreeSet<String> {
         let found = metadata["packages"].as_array().unwrap().iter().find(|found| found["name"] == package).unwrap();
         let dependencies = found["dependencies"].as_array().unwrap().iter();
-        dependencies.filter(|dependency| dependency["kind"].is_null()).map(|dependency| dependency["name"].as_str().unwrap().to_owned()).collect()
+        dependencies
+            .filter(|dependency| dependency["kind"].is_null())
+            .map(|dependency| dependency["name"].as_str().unwrap().to_owned())
+            .collect()
     };
     let ours: BTreeSet<String> = ["repository", "mover", "contract", "e2e", "plugin"].map(str::to_owned).into();
     let arrows = |package: &str| of(package).intersection(&ours).cloned().collect::<Vec<_>>();
