@@ -22,4 +22,4 @@ step "unit and integration tests"
 cargo test --release --locked --workspace --exclude e2e
 
 step "end to end: stock restic, MinIO, faults"
-cargo test --release --locked --package e2e -- --test-threads=2
+cargo test --release --locked --package e2e --no-fail-fast -- --test-threads=2

@@ -169,6 +169,7 @@ impl Reader<'_> {
     fn stdin(&mut self, name: &[u8], state: &Arc<FileState>) -> Result<Node, Trouble> {
         let now = Time::from(self.context.repository.clock().now());
         let size = self.chunks(&mut Stdin(self.context), state).map_err(|trouble| match trouble {
+            Trouble::Item(_) if self.context.is_over() => Trouble::Over,
             Trouble::Item(why) => Trouble::Fatal(Error::Refused(format!("cannot read standard input: {why}"))),
             other => other,
         })?;

@@ -14,7 +14,7 @@ use repository::read::ranges::{PackRange, merge};
 use repository::store::ReadRange;
 use rustix::fs::OFlags;
 
-use super::plan::{Batch, PlannedFile, Want};
+use super::batch::{Batch, PlannedFile, Want};
 use super::target::{OpenDir, Sink, Target};
 use super::{Context, RestoreMode, Zeros, add, metadata};
 

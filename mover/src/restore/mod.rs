@@ -9,6 +9,7 @@
 //! Each batch fits the memory, and within it no byte of a pack is fetched twice. All names are opened relative to a
 //! directory descriptor and never followed: a hostile snapshot cannot leave the target.
 
+mod batch;
 mod fetch;
 mod metadata;
 mod plan;

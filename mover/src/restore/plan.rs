@@ -11,11 +11,11 @@ use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use repository::format::node::{Node, NodeKind};
 use repository::id::BlobId;
-use repository::index::Location;
 use repository::read::TreeStream;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::batch::{Batch, PlannedFile, Want};
 use super::target::{OpenDir, Sink, Target, TargetDir, look};
 use super::{Context, Overwrite, RestoreMode, add, fetch, metadata, verify};
 use crate::source::metadata::kind;
@@ -26,37 +26,6 @@ const MAX_WANTS: usize = 200_000;
 const MAX_FILES: usize = 40_000;
 /// Trees nested deeper than any file system allows.
 const MAX_DEPTH: usize = 50_000;
-
-/// A file whose content is to be written.
-#[derive(Debug)]
-pub(super) struct PlannedFile {
-    pub(super) sink: Sink,
-    /// Its metadata; none for a device.
-    pub(super) node: Option<Box<Node>>,
-    /// For messages.
-    pub(super) path: PathBuf,
-    /// What it consists of.
-    pub(super) content: Vec<BlobId>,
-    /// Blobs that are not written yet.
-    pub(super) remaining: std::sync::atomic::AtomicUsize,
-    pub(super) is_damaged: std::sync::atomic::AtomicBool,
-}
-
-/// A blob and one place where it goes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Want {
-    pub(super) location: Location,
-    /// Position in the batch's files.
-    pub(super) file: u32,
-    pub(super) offset: u64,
-}
-
-/// What is worked off together.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub(super) files: Vec<PlannedFile>,
-    pub(super) wants: Vec<Want>,
-}
 
 /// A directory whose entries are being planned.
 struct Level {

@@ -8,7 +8,7 @@ use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use rustix::fs::OFlags;
 
-use super::plan::{Batch, PlannedFile};
+use super::batch::{Batch, PlannedFile};
 use super::target::{OpenDir, Target};
 use super::{Context, ReadBack, add};
 

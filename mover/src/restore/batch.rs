@@ -1,0 +1,41 @@
+//! What is planned together, fetched together, and then done.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+use repository::format::node::Node;
+use repository::id::BlobId;
+use repository::index::Location;
+
+use super::target::Sink;
+
+/// A file whose content is to be written.
+#[derive(Debug)]
+pub(super) struct PlannedFile {
+    pub(super) sink: Sink,
+    /// Its metadata; none for a device.
+    pub(super) node: Option<Box<Node>>,
+    /// For messages.
+    pub(super) path: PathBuf,
+    /// What it consists of.
+    pub(super) content: Vec<BlobId>,
+    /// Blobs that are not written yet.
+    pub(super) remaining: AtomicUsize,
+    pub(super) is_damaged: AtomicBool,
+}
+
+/// A blob and one place where it goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    pub(super) location: Location,
+    /// Position in the batch's files.
+    pub(super) file: u32,
+    pub(super) offset: u64,
+}
+
+/// What is worked off together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) files: Vec<PlannedFile>,
+    pub(super) wants: Vec<Want>,
+}
