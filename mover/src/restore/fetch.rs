@@ -233,12 +233,23 @@ fn write(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile, offs
 /// Small pieces are left to the kernel.
 const WRITEBACK_FROM: usize = 256 << 10;
 
-/// Has the kernel begin to write a piece to disk, so that little is left to wait for at the end, and lets go of it when
-/// that is done: a restore should not push everything else out of memory.
+/// So far behind the piece in hand, a file is on disk by now.
+const WRITTEN_BEHIND: u64 = 64 << 20;
+/// So much of it is let go of with each piece: far more than a piece, for they do not come in order.
+const LET_GO: u64 = 32 << 20;
+
+/// Has the kernel begin to write a piece to disk, so that little is left to wait for at the end, and lets go of what was
+/// written before: a restore should not push everything else out of memory, and reuses its own.
 fn start_writeback(file: &std::fs::File, offset: u64, length: usize) {
-    if let Some(length) = std::num::NonZeroU64::new(length as u64).filter(|_| length >= WRITEBACK_FROM) {
+    let advise = |offset, length| {
         // Advice: whether it is taken changes nothing.
-        let _ = rustix::fs::fadvise(file, offset, Some(length), rustix::fs::Advice::DontNeed);
+        let _ = rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(length), rustix::fs::Advice::DontNeed);
+    };
+    if length >= WRITEBACK_FROM {
+        advise(offset, length as u64);
+        if let Some(behind) = offset.checked_sub(WRITTEN_BEHIND) {
+            advise(behind.saturating_sub(LET_GO), LET_GO);
+        }
     }
 }
 
