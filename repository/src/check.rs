@@ -279,7 +279,7 @@ impl PackReader<'_> {
                 return Err(Error::Stopped);
             }
             // Whole blobs, as many as fit.
-            let fits = |count: &usize| u64::from(waiting[*count].offset + waiting[*count].stored) - from <= READ;
+            let fits = |count: &usize| u64::from(waiting[*count].offset + waiting[*count].stored).saturating_sub(from) <= READ;
             let count = (0..waiting.len()).take_while(fits).count().max(1);
             let (now, later) = waiting.split_at(count);
             let to = u64::from(now[count - 1].offset + now[count - 1].stored);

@@ -167,6 +167,11 @@ impl Lock {
         known.check(repository, mode)?;
         let newest = put(repository, mode)?;
         let held = Held { state: Mutex::new(HeldState { newest, before: None }) };
+        // Whoever was alone before our lock was seen is done by now, or is seen here: what is read from here on stays.
+        if let Err(error) = known.look(repository).and_then(|()| known.check(repository, mode)) {
+            remove(repository, &held);
+            return Err(error);
+        }
         let (settled, value) = std::thread::scope(|scope| {
             let reading = scope.spawn(read);
             let settled = Self::settle(repository, mode, &newest, &mut known);

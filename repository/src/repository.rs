@@ -62,20 +62,20 @@ impl Repository {
         let mut sealed = Vec::new();
         key.seal(&config.encode(), &mut sealed);
         let object = Object::named(ObjectName::CONFIG, Bytes::from(sealed));
-        let created = stack.work.put(&object, PutMode::CreateNew).map_err(Error::from).and_then(|()| {
-            // Where creating cannot be made exclusive, a rival may have written after us: the last one counts.
-            let mut there = Vec::new();
-            stack.work.read(&ObjectName::CONFIG, ReadRange::Whole { limit: MAX_SMALL_BYTES }, &mut there)?;
-            if there == object.body { Ok(()) } else { Err(Error::Refused("another config was written at the same time".to_owned())) }
-        });
-        if let Err(error) = created {
+        if let Err(error) = stack.work.put(&object, PutMode::CreateNew) {
+            if error.kind != StoreErrorKind::AlreadyExists {
+                // The config may have arrived all the same: its key must stay.
+                return Err(error.into());
+            }
             stack.cleanup.delete(&ObjectName::new(ObjectKind::Key, key_id))?;
-            return Err(match error {
-                Error::Store(error) if error.kind == StoreErrorKind::AlreadyExists => {
-                    Error::AlreadyThere { location: stack.work.location(), found: "config".to_owned() }
-                }
-                other => other,
-            });
+            return Err(Error::AlreadyThere { location: stack.work.location(), found: "config".to_owned() });
+        }
+        // Where creating cannot be made exclusive, a rival may have written after us: the last one counts.
+        let mut there = Vec::new();
+        stack.work.read(&ObjectName::CONFIG, ReadRange::Whole { limit: MAX_SMALL_BYTES }, &mut there)?;
+        if there != object.body {
+            stack.cleanup.delete(&ObjectName::new(ObjectKind::Key, key_id))?;
+            return Err(Error::Refused("another repository was created here at the same time; open that one".to_owned()));
         }
         Ok(Self::new(config, key, Some(key_id), stack, access))
     }

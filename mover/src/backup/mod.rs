@@ -20,10 +20,11 @@ mod scan;
 mod store;
 mod walk;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use contract::Severity;
 use repository::budget::{BufferPool, Shares};
 use repository::chunker::GearTable;
 use repository::compress::Compression;
@@ -168,6 +169,17 @@ impl Context<'_> {
     }
 }
 
+/// A thread that panics must not leave the others waiting for what it had in hand.
+struct PanicGuard<'a>(&'a Context<'a>);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::Refused("a thread of the backup panicked".to_owned()));
+        }
+    }
+}
+
 /// Makes a backup.
 ///
 /// # Errors
@@ -184,9 +196,20 @@ pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Repo
     };
     let outcome = save(repository, &index, request, report, start, parent)?;
     if let Some(lock) = lock {
-        lock.release()?;
+        release(lock, report);
     }
     Ok(outcome)
+}
+
+/// A lock that stays behind blocks others for a while; it undoes nothing of what was done.
+pub(crate) fn release(lock: Lock, report: &Report) {
+    if let Err(error) = lock.release() {
+        report.item(
+            Path::new("lock"),
+            &format!("it could not be removed ({error}); `mover unlock` does, in 30 minutes"),
+            Severity::Warning,
+        );
+    }
 }
 
 fn save(

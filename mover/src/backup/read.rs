@@ -19,13 +19,14 @@ use rustix::io::Errno;
 
 use super::file::{Chunk, Ended, FileState};
 use super::walk::{IsNew, Job, JobSource};
-use super::{Context, EmptySource, Origin, SourceKind};
+use super::{Context, EmptySource, Origin, PanicGuard, SourceKind};
 use crate::source::metadata::{kind, xattrs_of_fd};
 
 /// Chunks of block devices: fixed, so that a change moves no boundary.
 pub(super) const BLOCK: usize = 4 << 20;
 
 pub(super) fn run(context: &Context<'_>, jobs_rx: &Receiver<Job>, chunks_tx: &Sender<Chunk>) {
+    let _guard = PanicGuard(context);
     let mut reader = Reader { context, chunks_tx, chunker: Chunker::new(&context.gear), zero_block: None };
     for job in jobs_rx {
         if context.is_over() {

@@ -5,10 +5,11 @@ use repository::crypto::sha256;
 use repository::format::BlobKind;
 use repository::id::BlobId;
 
-use super::Context;
 use super::file::Chunk;
+use super::{Context, PanicGuard};
 
 pub(super) fn run(context: &Context<'_>, chunks_rx: &Receiver<Chunk>) {
+    let _guard = PanicGuard(context);
     let mut sealer = context.writer.sealer();
     for chunk in chunks_rx {
         if context.is_over() {

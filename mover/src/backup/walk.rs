@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::file::FileState;
 use super::parent::ParentDir;
-use super::{Context, EmptySource, FileSystems, Origin, SourceKind, is_parent_trouble};
+use super::{Context, EmptySource, FileSystems, Origin, PanicGuard, SourceKind, is_parent_trouble};
 use crate::source::metadata::{entry_path, kind, xattrs, xattrs_of_fd};
 use crate::source::roots::Root;
 use crate::source::{DirHandle, stat_path};
@@ -64,6 +64,7 @@ pub(super) enum IsNew {
 }
 
 pub(super) fn run(context: &Context<'_>, parent_tree: Option<BlobId>, events_tx: &Sender<Event>, jobs_tx: &Sender<Job>) {
+    let _guard = PanicGuard(context);
     let walk = Walk { context, events_tx, jobs_tx };
     if let Err(error) = walk.root(parent_tree) {
         context.fail(error);

@@ -59,7 +59,7 @@ pub(crate) fn report(error: &CommandError, report: &Report) -> ExitCode {
         return code;
     }
     if code == ExitCode::Interrupted {
-        report.say("interrupted: nothing of this run is visible, and nothing that was there before has changed");
+        report.say("interrupted: nothing that was there before has changed");
         return code;
     }
     report.say(&format!("error: {error}"));

@@ -11,6 +11,7 @@ use repository::lock::Lock;
 use repository::snapshots::Stored;
 
 use super::filter;
+use crate::backup::release;
 use crate::cli::args::{OverwriteMode, Restore};
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -57,7 +58,7 @@ pub(super) fn run(settings: &Settings, args: Restore) -> Result<ExitCode, Comman
         report.progress().set_totals(totals.total_files_processed, totals.total_bytes_processed);
     }
     let counts = report.during(|| restore::run(&repository, &index, &request, report))?;
-    lock.release()?;
+    release(lock, report);
     let summary = summarize(&counts, id.hex(), settings, &request, requests(repository.counters()));
     match report.output() {
         Output::Json => report.line(&Line::RestoreSummary(summary)),

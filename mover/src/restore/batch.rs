@@ -1,13 +1,15 @@
 //! What is planned together, fetched together, and then done.
 
+use std::ffi::CString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use repository::format::node::Node;
 use repository::id::BlobId;
 use repository::index::Location;
 
-use super::target::Sink;
+use super::target::{Sink, TargetDir};
 
 /// A file whose content is to be written.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(super) struct PlannedFile {
     pub(super) path: PathBuf,
     /// What it consists of.
     pub(super) content: Vec<BlobId>,
+    /// Bytes that it has.
+    pub(super) size: u64,
     /// Blobs that are not written yet.
     pub(super) remaining: AtomicUsize,
     pub(super) is_damaged: AtomicBool,
@@ -38,4 +42,14 @@ pub(super) struct Want {
 pub(super) struct Batch {
     pub(super) files: Vec<PlannedFile>,
     pub(super) wants: Vec<Want>,
+    /// Further names of files: made when it is known that the file is whole.
+    pub(super) links: Vec<PlannedLink>,
+}
+
+/// A further name of a file.
+#[derive(Debug)]
+pub(super) struct PlannedLink {
+    pub(super) first: (Arc<TargetDir>, CString),
+    pub(super) dir: Arc<TargetDir>,
+    pub(super) name: CString,
 }

@@ -33,8 +33,9 @@ struct Fetch<'a> {
     range: PackRange,
 }
 
-pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &Batch) -> Result<()> {
-    let mut wants = batch.wants.clone();
+pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &mut Batch) -> Result<()> {
+    let mut wants = std::mem::take(&mut batch.wants);
+    let batch = &*batch;
     wants.sort_unstable_by_key(|want| (want.location.pack.id, want.location.blob.offset, want.file, want.offset));
     let fetches: Vec<Fetch<'_>> = wants.chunk_by(|a, b| a.location.pack.id == b.location.pack.id).flat_map(of_pack).collect();
     add(&context.counts.fetch_requests, fetches.len() as u64);
@@ -131,7 +132,7 @@ impl Worker<'_> {
             }
         };
         // The same blob may be wanted in many places: it is opened once.
-        for wants in fetch.wants.chunk_by(|a, b| a.location.blob.offset == b.location.blob.offset) {
+        for wants in fetch.wants.chunk_by(|a, b| a.location.blob == b.location.blob) {
             self.blob(wants, fetch.range.offset, read.as_ref().err().map(String::as_str))?;
         }
         Ok(())

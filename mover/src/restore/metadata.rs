@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use contract::Severity;
-use repository::format::node::{Node, NodeKind, unix_permissions};
+use repository::format::node::{Node, NodeKind, Xattr, unix_permissions};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
@@ -31,14 +31,15 @@ fn apply_open(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node, path: &Pat
         let stat = rustix::fs::fstat(fd)?;
         if (stat.st_uid, stat.st_gid) == (node.uid, node.gid) { Ok(()) } else { rustix::fs::fchown(fd, uid(node), gid(node)) }
     });
+    let by_fd = fd_path(fd);
+    let set = |xattr: &Xattr| set_xattr(context, path, &xattr.name, xattr::set_deref(&by_fd, &xattr.name, &xattr.value));
+    // An owner without special rights needs write permission for these, which the mode may take away.
+    node.xattrs.iter().filter(|xattr| xattr.name.starts_with("user.")).for_each(set);
     // A program may not run as somebody it does not belong to.
     let mode = permissions(node, owned);
     attempt(context, path, "mode", rustix::fs::fchmod(fd, mode));
     // Capabilities are lost when the owner changes, so they come after; an ACL sets mode bits of its own.
-    let by_fd = fd_path(fd);
-    for xattr in &node.xattrs {
-        set_xattr(context, path, &xattr.name, xattr::set_deref(&by_fd, &xattr.name, &xattr.value));
-    }
+    node.xattrs.iter().filter(|xattr| !xattr.name.starts_with("user.")).for_each(set);
     attempt(context, path, "times", rustix::fs::futimens(fd, &times(node)));
 }
 

@@ -11,11 +11,11 @@ use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use repository::format::node::{Node, NodeKind};
 use repository::id::BlobId;
-use repository::read::TreeStream;
+use repository::read::{MAX_BLOB, TreeStream};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::batch::{Batch, PlannedFile, Want};
+use super::batch::{Batch, PlannedFile, PlannedLink, Want};
 use super::target::{OpenDir, Sink, Target, TargetDir, look};
 use super::{Context, Overwrite, RestoreMode, add, fetch, metadata, verify};
 use crate::source::metadata::kind;
@@ -85,6 +85,7 @@ pub(super) fn onto_device(context: &Context<'_>, sink: Sink, node: Node) -> Resu
         node: None,
         path,
         content: node.content.unwrap_or_default(),
+        size: node.size,
         remaining: 0.into(),
         is_damaged: false.into(),
     })?;
@@ -245,7 +246,8 @@ impl<'a> Plan<'a> {
         add(&self.context.counts.bytes, node.size);
         let content = node.content.take().unwrap_or_default();
         let sink = Sink::File { dir: dir.clone(), name };
-        self.want(PlannedFile { sink, node: Some(Box::new(node)), path, content, remaining: 0.into(), is_damaged: false.into() })?;
+        let size = node.size;
+        self.want(PlannedFile { sink, node: Some(Box::new(node)), path, content, size, remaining: 0.into(), is_damaged: false.into() })?;
         self.work_off_if_full()
     }
 
@@ -271,6 +273,10 @@ impl<'a> Plan<'a> {
         }
         let link = (node.inode, node.device_id);
         if let Some(first) = self.links.get(&link).cloned() {
+            if node.kind == NodeKind::File {
+                self.batch.links.push(PlannedLink { first, dir: dir.clone(), name: name.clone() });
+                return true;
+            }
             // Where links cannot be made, a copy is better than nothing.
             return self.is_dry() || self.hard_link(dir, name, &first).is_ok();
         }
@@ -340,7 +346,9 @@ impl<'a> Plan<'a> {
         let first = self.batch.wants.len();
         let mut offset = 0;
         for id in &file.content {
-            let Some(location) = self.context.index.location(id, BlobKind::Data) else {
+            // What no writer makes is not read into memory either.
+            let location = self.context.index.location(id, BlobKind::Data).filter(|location| location.blob.stored <= MAX_BLOB);
+            let Some(location) = location else {
                 let error = Error::MissingBlob { id: *id, kind: BlobKind::Data };
                 self.context.error(&file.path, &format!("not restored: {error}"));
                 file.is_damaged = true.into();
@@ -350,13 +358,13 @@ impl<'a> Plan<'a> {
             self.batch.wants.push(Want { location, file: number, offset });
             offset += u64::from(location.blob.plain_len());
         }
-        if let Some(node) = &file.node
-            && !*file.is_damaged.get_mut()
-            && offset != node.size
-        {
-            self.context.error(&file.path, &format!("the snapshot says {} bytes, its content has {offset}: not restored", node.size));
+        if !*file.is_damaged.get_mut() && offset != file.size {
+            self.context.error(&file.path, &format!("the snapshot says {} bytes, its content has {offset}: not restored", file.size));
             file.is_damaged = true.into();
             self.batch.wants.truncate(first);
+        }
+        if *file.is_damaged.get_mut() && matches!(file.sink, Sink::Device(_)) {
+            return Err(Error::Refused(format!("nothing was written to {}: the snapshot's content is not whole", file.path.display())));
         }
         *file.remaining.get_mut() = self.batch.wants.len() - first;
         self.batch.files.push(file);
@@ -373,15 +381,23 @@ impl<'a> Plan<'a> {
     }
 
     fn work_off_if_full(&mut self) -> Result<()> {
-        let is_full = self.batch.wants.len() >= MAX_WANTS || self.batch.files.len() >= MAX_FILES || self.finished.len() >= MAX_FILES;
+        let is_full = self.batch.wants.len() >= MAX_WANTS
+            || self.batch.files.len() + self.batch.links.len() >= MAX_FILES
+            || self.finished.len() >= MAX_FILES;
         if is_full { self.work_off() } else { Ok(()) }
     }
 
     /// Fetches and writes what is planned, then gives directories that are complete their metadata.
     fn work_off(&mut self) -> Result<()> {
-        let batch = std::mem::take(&mut self.batch);
-        fetch::run(self.context, self.target, &batch)?;
+        let mut batch = std::mem::take(&mut self.batch);
+        fetch::run(self.context, self.target, &mut batch)?;
         if !self.is_dry() {
+            for PlannedLink { first, dir, name } in std::mem::take(&mut batch.links) {
+                if let Err(error) = self.hard_link(&dir, &name, &first) {
+                    let path = dir.path().join(OsStr::from_bytes(name.to_bytes()));
+                    self.lose(&path, error)?;
+                }
+            }
             // A directory is finished after those within it.
             for (dir, node) in self.finished.drain(..) {
                 match self.dirs.get(&dir) {

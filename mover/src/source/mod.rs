@@ -62,6 +62,8 @@ impl DirHandle {
             }
         }
         names.sort_unstable();
+        // Some file systems list an entry twice while it is renamed.
+        names.dedup();
         Ok(names)
     }
 

@@ -89,7 +89,11 @@ impl Index {
         Ok(())
     }
 
-    fn check_size(&self, limit_bytes: u64) -> Result<()> {
+    /// Whether the table still fits.
+    ///
+    /// # Errors
+    /// [`Error::MemoryBound`].
+    pub(crate) fn check_size(&self, limit_bytes: u64) -> Result<()> {
         let bytes = self.len() as u64 * BYTES_A_BLOB;
         if bytes <= limit_bytes {
             return Ok(());

@@ -148,6 +148,7 @@ impl Writer {
         if self.index.claim(&id, kind) == Claim::Known {
             return Ok(false);
         }
+        self.index.check_size(self.options.shares.index_bytes)?;
         let sealed = sealer.seal(kind, id, plain)?;
         self.count(kind, plain.len() as u64, sealed.bytes.len() as u64);
         if self.options.mode == WriteMode::Store {

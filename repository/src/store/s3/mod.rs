@@ -328,9 +328,14 @@ impl Store for S3Store {
                     each(Listed { name, size: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0) });
                 }
             }
-            continuation = page.next_continuation_token().map(str::to_owned);
-            if continuation.is_none() {
-                return Ok(());
+            continuation = page.next_continuation_token().filter(|token| !token.is_empty()).map(str::to_owned);
+            match (continuation.is_some(), page.is_truncated()) {
+                (true, _) => {}
+                (false, Some(true)) => {
+                    let text = "the list is cut, and the server does not say where it goes on";
+                    return Err(StoreError::new(self, StoreErrorKind::Unavailable, "list", &kind, text));
+                }
+                (false, _) => return Ok(()),
             }
         }
     }
