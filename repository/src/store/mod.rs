@@ -20,6 +20,7 @@ pub mod memory;
 #[cfg(any(test, feature = "test-support"))]
 pub mod record;
 pub mod retry;
+#[cfg(feature = "s3")]
 pub mod s3;
 pub mod throttle;
 
