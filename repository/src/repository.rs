@@ -116,23 +116,6 @@ impl Repository {
         Ok(Self::new(config, key, Some(key_id), stack, access))
     }
 
-    /// Opens a repository with a key that needs no derivation.
-    ///
-    /// # Errors
-    /// [`Error::NoRepository`], damage: a wrong key looks the same.
-    pub fn open_with_key(access: &Access, key: MasterKey) -> Result<Self> {
-        let stack = access.stack();
-        let mut sealed = Vec::new();
-        match stack.work.read(&ObjectName::CONFIG, ReadRange::Whole { limit: MAX_SMALL_BYTES }, &mut sealed) {
-            Err(error) if error.kind == StoreErrorKind::NotFound => {
-                return Err(Error::NoRepository { location: stack.work.location() });
-            }
-            other => other?,
-        }
-        let config = open_config(&*stack.work, &key, sealed)?;
-        Ok(Self::new(config, key, None, stack, access))
-    }
-
     fn new(config: Config, key: MasterKey, key_id: Option<ObjectId>, stack: Stack, access: &Access) -> Self {
         Self {
             config,

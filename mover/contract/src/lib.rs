@@ -41,8 +41,6 @@ pub enum Line {
     RestoreSummary(RestoreSummary),
     /// The end of a check.
     CheckSummary(CheckSummary),
-    /// Something a check found.
-    Finding(Finding),
     /// Why the command failed.
     Error(Failure),
 }
@@ -234,17 +232,6 @@ pub struct CheckSummary {
     pub seconds: f64,
     /// What was asked of the store.
     pub requests: Requests,
-}
-
-/// Something a check found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// Which object, or which snapshot and path.
-    pub object: String,
-    /// In words.
-    pub problem: String,
-    /// Damage, or a hint.
-    pub severity: Severity,
 }
 
 /// Why the command failed.

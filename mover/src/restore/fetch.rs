@@ -1,6 +1,7 @@
 //! Works off a batch: each needed part of a pack is fetched once, opened, checked, and written wherever it belongs.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -98,7 +99,7 @@ fn complete(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile) {
     context.report.progress().add(1, 0);
     let Some(node) = &file.node else { return };
     match file.sink.open(dirs, OFlags::WRONLY) {
-        Ok(open) => metadata::apply_file(context, &*open, node, &file.path),
+        Ok(open) => metadata::apply_open(context, open.as_fd(), node, &file.path),
         Err(error) => context.error(&file.path, &format!("its metadata cannot be set: {error}")),
     }
 }

@@ -1,7 +1,7 @@
 //! Gives what was restored its owner, mode, attributes and times, in the order that lets each survive the next.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -16,17 +16,8 @@ use crate::source::metadata::{entry_path, fd_path};
 
 const SETUID_SETGID: u32 = 0o6000;
 
-/// A regular file.
-pub(super) fn apply_file(context: &Context<'_>, file: impl AsFd, node: &Node, path: &Path) {
-    apply_open(context, file.as_fd(), node, path);
-}
-
-/// A directory, after everything in it.
-pub(super) fn apply_dir(context: &Context<'_>, dir: BorrowedFd<'_>, node: &Node, path: &Path) {
-    apply_open(context, dir, node, path);
-}
-
-fn apply_open(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node, path: &Path) {
+/// A regular file; or a directory, after everything in it.
+pub(super) fn apply_open(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node, path: &Path) {
     let owned = owner(context, path, || {
         let stat = rustix::fs::fstat(fd)?;
         if (stat.st_uid, stat.st_gid) == (node.uid, node.gid) { Ok(()) } else { rustix::fs::fchown(fd, uid(node), gid(node)) }

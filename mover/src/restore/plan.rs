@@ -401,7 +401,7 @@ impl<'a> Plan<'a> {
             // A directory is finished after those within it.
             for (dir, node) in self.finished.drain(..) {
                 match self.dirs.get(&dir) {
-                    Ok(fd) => metadata::apply_dir(self.context, fd, &node, &dir.path()),
+                    Ok(fd) => metadata::apply_open(self.context, fd, &node, &dir.path()),
                     Err(error) => self.context.error(&dir.path(), &error.to_string()),
                 }
             }
