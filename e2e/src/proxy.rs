@@ -1,4 +1,4 @@
-//! A proxy before a server that does what networks and overloaded servers do, connection by connection.
+//! A proxy before a server that does what networks and overloaded servers do, request by request.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,16 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What happens to the next connection.
+/// What happens to the next request that it fits.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// Nothing.
-    Pass,
     /// The request is read, and this is the answer: status line, and body.
     Answer(&'static str, &'static str),
-    /// So many bytes of the answer pass, then the connection is cut.
+    /// The next answer of more bytes than these is cut there.
     CutAfter(usize),
-    /// So many bytes of the answer pass, then nothing more comes.
+    /// The next answer of more bytes than these stops there; nothing more comes.
     StallAfter(usize),
 }
 
@@ -23,36 +21,31 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    faults: Arc<Mutex<Vec<Fault>>>,
-    met: Arc<AtomicUsize>,
-    ended: Arc<AtomicBool>,
-    heads: Arc<Mutex<Vec<String>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The last comes first.
+    faults: Mutex<Vec<Fault>>,
+    met: AtomicUsize,
+    ended: AtomicBool,
+    heads: Mutex<Vec<String>>,
 }
 
 impl Proxy {
     /// Stands before `server`.
     pub fn before(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let proxy = Self {
-            address: listener.local_addr().unwrap(),
-            faults: Arc::default(),
-            met: Arc::default(),
-            ended: Arc::default(),
-            heads: Arc::default(),
-        };
-        let (faults, met, ended, heads) = (proxy.faults.clone(), proxy.met.clone(), proxy.ended.clone(), proxy.heads.clone());
+        let proxy = Self { address: listener.local_addr().unwrap(), shared: Arc::default() };
+        let shared = proxy.shared.clone();
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                if ended.load(Ordering::SeqCst) {
+                if shared.ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let Ok(client) = client else { continue };
-                let fault = faults.lock().unwrap().pop().unwrap_or(Fault::Pass);
-                if !matches!(fault, Fault::Pass) {
-                    met.fetch_add(1, Ordering::SeqCst);
-                }
-                let (ended, heads) = (ended.clone(), heads.clone());
-                std::thread::spawn(move || connection(client, server, &fault, &ended, &heads));
+                let (Ok(client), shared) = (client, shared.clone()) else { continue };
+                std::thread::spawn(move || connection(&client, server, &shared));
             }
         });
         proxy
@@ -63,95 +56,101 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// The next connections meet these, in this order.
+    /// The next requests meet these, in this order.
     pub fn meet(&self, faults: &[Fault]) {
-        *self.faults.lock().unwrap() = faults.iter().rev().cloned().collect();
+        *self.shared.faults.lock().unwrap() = faults.iter().rev().cloned().collect();
     }
 
-    /// How many connections met a fault.
+    /// How many requests met a fault.
     pub fn met(&self) -> usize {
-        self.met.load(Ordering::SeqCst)
+        self.shared.met.load(Ordering::SeqCst)
     }
 
-    /// First lines and headers of what clients sent, as far as it was text.
+    /// First line and headers of each request, in the order they came.
     pub fn heads(&self) -> Vec<String> {
-        self.heads.lock().unwrap().clone()
+        self.shared.heads.lock().unwrap().clone()
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
+        self.shared.ended.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address);
     }
 }
 
-fn connection(client: TcpStream, server: SocketAddr, fault: &Fault, ended: &AtomicBool, heads: &Mutex<Vec<String>>) {
-    if let Fault::Answer(status, body) = fault {
-        return answer(client, status, body);
+impl Shared {
+    /// The next fault, when `fits` says so.
+    fn take(&self, fits: impl Fn(&Fault) -> bool) -> Option<Fault> {
+        let mut faults = self.faults.lock().unwrap();
+        let fault = faults.last().filter(|fault| fits(fault)).cloned()?;
+        faults.pop();
+        self.met.fetch_add(1, Ordering::SeqCst);
+        Some(fault)
     }
+}
+
+/// Clients wait for an answer before they ask again, so what comes down belongs to the last request.
+fn connection(client: &TcpStream, server: SocketAddr, shared: &Shared) {
     let Ok(upstream) = TcpStream::connect(server) else { return };
-    let (Ok(mut from_client), Ok(mut to_server)) = (client.try_clone(), upstream.try_clone()) else { return };
-    let up = std::thread::spawn(move || {
-        let mut seen = Vec::new();
-        let mut part = vec![0; 64 << 10];
-        while let Ok(read @ 1..) = from_client.read(&mut part) {
-            if seen.len() < 64 << 10 {
-                seen.extend_from_slice(&part[..read]);
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = requests(client, &upstream, shared, &answered);
+            let _ = upstream.shutdown(Shutdown::Both);
+        });
+        answers(&upstream, client, shared, &answered);
+        let _ = client.shutdown(Shutdown::Both);
+        let _ = upstream.shutdown(Shutdown::Both);
+    });
+}
+
+fn requests(client: &TcpStream, mut server: &TcpStream, shared: &Shared, answered: &AtomicUsize) -> std::io::Result<()> {
+    let mut reader = BufReader::with_capacity(64 << 10, client);
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let start = head.len();
+            if reader.read_line(&mut head)? == 0 {
+                return Ok(());
             }
-            if to_server.write_all(&part[..read]).is_err() {
-                break;
+            if let Some(number) = head[start..].to_ascii_lowercase().strip_prefix("content-length:") {
+                length = number.trim().parse().unwrap_or(0);
             }
         }
-        let _ = to_server.shutdown(Shutdown::Write);
-        seen
-    });
-    let limit = match fault {
-        Fault::CutAfter(bytes) | Fault::StallAfter(bytes) => *bytes,
-        Fault::Pass | Fault::Answer(..) => usize::MAX,
-    };
-    down(upstream.try_clone().unwrap(), &client, limit);
-    if matches!(fault, Fault::StallAfter(_)) {
-        while !ended.load(Ordering::SeqCst) && client.take_error().is_ok() {
+        shared.heads.lock().unwrap().push(head.clone());
+        answered.store(0, Ordering::SeqCst);
+        if let Some(Fault::Answer(status, body)) = shared.take(|fault| matches!(fault, Fault::Answer(..))) {
+            std::io::copy(&mut reader.take(length), &mut std::io::sink())?;
+            return answer(client, status, body);
+        }
+        server.write_all(head.as_bytes())?;
+        std::io::copy(&mut reader.by_ref().take(length), &mut server)?;
+    }
+}
+
+fn answers(mut server: &TcpStream, mut client: &TcpStream, shared: &Shared, answered: &AtomicUsize) {
+    let mut part = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = server.read(&mut part) {
+        let before = answered.fetch_add(read, Ordering::SeqCst);
+        let fault = shared
+            .take(|fault| matches!(fault, Fault::CutAfter(bytes) | Fault::StallAfter(bytes) if before + read > *bytes && before <= *bytes));
+        let Some(Fault::CutAfter(bytes) | Fault::StallAfter(bytes)) = fault else {
+            if client.write_all(&part[..read]).is_err() {
+                return;
+            }
+            continue;
+        };
+        let _ = client.write_all(&part[..bytes - before]);
+        while matches!(fault, Some(Fault::StallAfter(_))) && !shared.ended.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(50));
         }
-    }
-    let _ = client.shutdown(Shutdown::Both);
-    let _ = upstream.shutdown(Shutdown::Both);
-    if let Ok(seen) = up.join() {
-        heads.lock().unwrap().push(String::from_utf8_lossy(&seen).into_owned());
+        return;
     }
 }
 
-fn down(mut from: TcpStream, mut to: &TcpStream, mut limit: usize) {
-    let mut part = vec![0; 64 << 10];
-    while limit > 0 {
-        let room = part.len().min(limit);
-        match from.read(&mut part[..room]) {
-            Ok(read @ 1..) if to.write_all(&part[..read]).is_ok() => limit -= read,
-            _ => return,
-        }
-    }
-}
-
-/// Reads one whole request, then answers.
-fn answer(mut client: TcpStream, status: &str, body: &str) {
-    let mut reader = BufReader::new(client.try_clone().unwrap());
-    let (mut line, mut length) = (String::new(), 0);
-    while reader.read_line(&mut line).is_ok_and(|read| read > 0) && line.trim() != "" {
-        let lower = line.to_ascii_lowercase();
-        if let Some(number) = lower.strip_prefix("content-length:") {
-            length = number.trim().parse().unwrap_or(0);
-        }
-        line.clear();
-    }
-    let _ = std::io::copy(&mut reader.take(length), &mut std::io::sink());
-    let _ = write!(
-        client,
-        "HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let _ = client.flush();
-    let _ = client.shutdown(Shutdown::Write);
-    std::thread::sleep(Duration::from_millis(20));
+fn answer(mut client: &TcpStream, status: &str, body: &str) -> std::io::Result<()> {
+    let length = body.len();
+    write!(client, "HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")?;
+    client.shutdown(Shutdown::Write)
 }

@@ -81,12 +81,14 @@ fn a_packs_hash_is_name_checksum_and_signature_at_once() {
     mover.ok(&["init"]);
     mover.ok(&["backup", &source]);
     let mut packs = 0;
-    for head in proxy.heads().iter().flat_map(|seen| seen.split("PUT ").skip(1)) {
-        let Some(path) = head.split(' ').next().filter(|path| path.contains("/data/")) else { continue };
+    for head in proxy.heads() {
+        let Some(path) = head.strip_prefix("PUT ").and_then(|rest| rest.split(' ').next()).filter(|path| path.contains("/data/")) else {
+            continue;
+        };
         let name = path.split('?').next().unwrap().rsplit('/').next().unwrap();
         let header = |name: &str| {
             let found = head.lines().find_map(|line| line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)));
-            found.unwrap_or_else(|| panic!("no {name} in {}", &head[..head.len().min(2000)])).1.trim().to_owned()
+            found.unwrap_or_else(|| panic!("no {name} in {head}")).1.trim().to_owned()
         };
         let bytes: Vec<u8> = (0..64).step_by(2).map(|at| u8::from_str_radix(&name[at..at + 2], 16).unwrap()).collect();
         assert_eq!(header("x-amz-content-sha256"), name);
@@ -151,10 +153,10 @@ fn what_passes_is_waited_for() {
     let ran = mover.ok(&["backup", &source, "--json"]);
     assert!(ran.json("requests")["retries"].as_u64().unwrap() >= 6, "{ran:?}");
     assert!(!ran.lines("retry").is_empty());
-    proxy.meet(&[faults.as_slice(), &[Fault::CutAfter(100_000)], &faults].concat());
+    proxy.meet(&[&[Fault::CutAfter(100_000)], &faults[..3]].concat());
     let restored = dir.path().join("restored");
     mover.ok(&["restore", "latest", restored.to_str().unwrap()]);
-    assert!(proxy.met() >= 10, "{} faults were met", proxy.met());
+    assert!(proxy.met() == 11, "{} faults were met", proxy.met());
     assert_same(Path::new(&source), &restored);
     minio.restic("restic-new", "r").ok(&["check", "--read-data"]);
 }
