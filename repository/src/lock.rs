@@ -24,6 +24,8 @@ use crate::store::StoreErrorKind;
 
 /// How often a lock is renewed; restic's own interval.
 const REFRESH_EVERY: Duration = Duration::from_secs(5 * 60);
+/// How often a run looks whether it is time: a machine that slept is late at once.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A lock that could not be renewed for this long is given up.
 const REFRESH_UNTIL: Duration = Duration::from_secs(15 * 60);
 /// After this age by the store's clock anybody may remove a lock.
@@ -150,9 +152,10 @@ impl Lock {
         let refresher = {
             let (repository, held) = (repository.clone(), held.clone());
             std::thread::Builder::new().name("lock".to_owned()).spawn(move || {
-                while end_rx.recv_timeout(REFRESH_EVERY) == Err(RecvTimeoutError::Timeout) {
-                    if refresh(&repository, &held, mode).is_err() && age(&repository, &held) > REFRESH_UNTIL {
-                        break;
+                // One that fails is tried again at the next look, until the lock is too old.
+                while end_rx.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) && age(&repository, &held) <= REFRESH_UNTIL {
+                    if age(&repository, &held) >= REFRESH_EVERY {
+                        let _ = refresh(&repository, &held, mode);
                     }
                 }
             })
@@ -265,9 +268,6 @@ fn remove(repository: &Repository, held: &Held) {
 /// Writes a new lock object; the old one counts until it was seen again, and stays until the next renewal.
 fn refresh(repository: &Repository, held: &Held, mode: LockMode) -> Result<()> {
     let old = held.newest();
-    if age(repository, held) > REFRESH_UNTIL {
-        return Err(Error::Refused("this run's lock is too old to be renewed".to_owned()));
-    }
     repository.store().stat(&old.name)?;
     let new = put(repository, mode)?;
     if let Err(error) = repository.store().stat(&old.name) {

@@ -4,15 +4,24 @@
 mod common;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use repository::access::Access;
 use repository::clock::ManualClock;
+use repository::compress::Compression;
+use repository::crypto::sha256;
 use repository::error::Error;
+use repository::format::BlobKind;
 use repository::format::lock::LockMode;
-use repository::lock::{Identity, Lock, UnlockMode, unlock};
+use repository::id::BlobId;
+use repository::index::Index;
+use repository::lock::{Lock, UnlockMode, unlock};
 use repository::object::ObjectKind;
+use repository::store::faulty::{Fault, Faulty};
 use repository::store::memory::MemoryStore;
+use repository::store::{Store, StoreErrorKind};
+use repository::write::{Verify, WriteMode, WriteOptions, Writer};
 use repository::{ErrorKind, Repository};
 
 fn store() -> MemoryStore {
@@ -110,28 +119,73 @@ fn without_its_lock_a_run_makes_nothing_visible() {
     assert!(store.names(ObjectKind::Snapshot).is_empty() && store.names(ObjectKind::Index).is_empty());
 }
 
-#[test]
-fn a_lock_that_was_not_renewed_for_too_long_guards_nothing() {
-    let store = store();
+/// A lock, and the clock that its run goes by.
+fn take_with_clock(store: &Arc<dyn Store>) -> (Arc<ManualClock>, Arc<Repository>, Lock) {
     let clock = Arc::new(ManualClock::new(Timestamp::now()));
-    let mut access = common::access(Arc::new(store.clone()));
-    access.clock = clock.clone();
-    access.identity = Identity::new("slow".to_owned(), "tester".to_owned());
+    let access = Access { clock: clock.clone(), ..common::access(store.clone()) };
     let repository = Arc::new(Repository::open(&access, common::PASSWORD).unwrap());
     let lock = Lock::acquire(&repository, LockMode::Shared, Duration::ZERO).unwrap();
-    clock.advance(Duration::from_secs(11 * 60));
-    let writer_options = repository::write::WriteOptions {
-        shares: common::shares(),
-        compression: repository::compress::Compression::Default,
-        verify: repository::write::Verify::Sealed,
-        mode: repository::write::WriteMode::Store,
-    };
-    let index = Arc::new(repository::index::Index::load(&repository, 1 << 30).unwrap());
-    let writer = repository::write::Writer::start(&repository, &index, writer_options).unwrap();
+    (clock, repository, lock)
+}
+
+fn write_something(repository: &Arc<Repository>) -> repository::Result<()> {
+    let options =
+        WriteOptions { shares: common::shares(), compression: Compression::Default, verify: Verify::Sealed, mode: WriteMode::Store };
+    let index = Arc::new(Index::load(repository, 1 << 30).unwrap());
+    let writer = Writer::start(repository, &index, options).unwrap();
     let plain = b"content";
-    let id = repository::id::BlobId(repository::crypto::sha256(plain));
-    writer.store(&mut writer.sealer(), repository::format::BlobKind::Data, id, plain).unwrap();
-    let error = writer.finish().unwrap_err();
+    writer.store(&mut writer.sealer(), BlobKind::Data, BlobId(sha256(plain)), plain).unwrap();
+    writer.finish().map(drop)
+}
+
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_lock_is_renewed_and_never_missing_meanwhile() {
+    let store = store();
+    let (clock, repository, lock) = take_with_clock(&(Arc::new(store.clone()) as Arc<dyn Store>));
+    let first = store.names(ObjectKind::Lock);
+    clock.advance(Duration::from_secs(5 * 60));
+    wait_until("the lock was not renewed", || store.names(ObjectKind::Lock).len() == 2);
+    assert!(first.iter().all(|name| store.names(ObjectKind::Lock).contains(name)), "the one before went too early");
+    clock.advance(Duration::from_secs(5 * 60));
+    wait_until("the lock was not renewed again", || !store.names(ObjectKind::Lock).contains(&first[0]));
+    assert_eq!(store.names(ObjectKind::Lock).len(), 2);
+    clock.advance(Duration::from_secs(4 * 60));
+    write_something(&repository).unwrap();
+    lock.release().unwrap();
+    assert!(store.names(ObjectKind::Lock).is_empty());
+}
+
+#[test]
+fn a_lock_that_somebody_removed_is_not_made_again() {
+    let store = store();
+    let (clock, repository, lock) = take_with_clock(&(Arc::new(store.clone()) as Arc<dyn Store>));
+    store.objects.lock().unwrap().retain(|name, _| name.kind != ObjectKind::Lock);
+    clock.advance(Duration::from_secs(5 * 60));
+    // Two looks of the one that renews.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(store.names(ObjectKind::Lock).is_empty());
+    assert!(write_something(&repository).unwrap_err().to_string().contains("somebody removed this run's lock"));
+    lock.release().unwrap();
+}
+
+#[test]
+fn a_lock_that_was_not_renewed_for_too_long_guards_nothing() {
+    let faulty = Arc::new(Faulty::new(store()));
+    let (clock, repository, lock) = take_with_clock(&(faulty.clone() as Arc<dyn Store>));
+    faulty.choose(Box::new(|verb, kind| match (verb, kind) {
+        ("write", ObjectKind::Lock) => Fault::Error(StoreErrorKind::Unavailable),
+        _ => Fault::None,
+    }));
+    clock.advance(Duration::from_secs(11 * 60));
+    let error = write_something(&repository).unwrap_err();
     assert!(error.to_string().contains("could not be renewed for 11 minutes"), "{error}");
     lock.release().unwrap();
 }

@@ -3,13 +3,15 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use repository::error::{Error, Result};
 use repository::format::node::Node;
 use repository::id::BlobId;
 use repository::index::Location;
 
-use super::target::{Sink, TargetDir};
+use super::Context;
+use super::target::{OpenDir, Sink, Target, TargetDir};
 
 /// A file whose content is to be written.
 #[derive(Debug)]
@@ -23,8 +25,8 @@ pub(super) struct PlannedFile {
     pub(super) content: Vec<BlobId>,
     /// Bytes that it has.
     pub(super) size: u64,
-    /// Blobs that are not written yet.
-    pub(super) remaining: AtomicUsize,
+    /// Or only looked at, because it is there already.
+    pub(super) is_written: bool,
     pub(super) is_damaged: AtomicBool,
 }
 
@@ -44,6 +46,31 @@ pub(super) struct Batch {
     pub(super) wants: Vec<Want>,
     /// Further names of files: made when it is known that the file is whole.
     pub(super) links: Vec<PlannedLink>,
+}
+
+impl Batch {
+    /// Does something with every whole file, on all cores.
+    pub(super) fn for_each_whole_file(
+        &self,
+        context: &Context<'_>,
+        target: Option<&Target>,
+        act: impl Fn(&mut OpenDir<'_>, &PlannedFile) + Sync,
+    ) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut dirs = OpenDir::new(target);
+            while let Some(file) = self.files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if context.repository.stop().is_stopped() {
+                    return;
+                }
+                if !file.is_damaged.load(Ordering::Relaxed) {
+                    act(&mut dirs, file);
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..context.request.shares.workers).for_each(|_| drop(scope.spawn(work))));
+        if context.repository.stop().is_stopped() { Err(Error::Stopped) } else { Ok(()) }
+    }
 }
 
 /// A further name of a file.

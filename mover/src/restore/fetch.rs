@@ -1,7 +1,6 @@
 //! Works off a batch: each needed part of a pack is fetched once, opened, checked, and written wherever it belongs.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -17,7 +16,7 @@ use rustix::fs::OFlags;
 
 use super::batch::{Batch, PlannedFile, Want};
 use super::target::{OpenDir, Sink, Target};
-use super::{Context, RestoreMode, Zeros, add, metadata};
+use super::{Context, RestoreMode, Zeros, add};
 
 /// One request asks for at most this much, unless one blob is longer.
 const MAX_RANGE: u32 = 8 << 20;
@@ -68,7 +67,7 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &mut Ba
     if let Some(error) = failure.into_inner().expect("no holder panics") {
         return Err(error);
     }
-    finish_files(context, target, batch);
+    remove_damaged(context, target, batch);
     Ok(())
 }
 
@@ -77,30 +76,16 @@ fn of_pack<'a>(wants: &'a [Want]) -> Vec<Fetch<'a>> {
     merge(&blobs, MAX_RANGE).into_iter().map(|range| Fetch { wants: &wants[range.blobs.clone()], range }).collect()
 }
 
-/// Files without blobs get their metadata here; damaged ones are taken away: zeros in place of content would be invented.
-fn finish_files(context: &Context<'_>, target: Option<&Target>, batch: &Batch) {
+/// What is not whole is taken away: zeros in place of content would be invented.
+fn remove_damaged(context: &Context<'_>, target: Option<&Target>, batch: &Batch) {
     let mut dirs = OpenDir::new(target);
-    for file in &batch.files {
-        if file.is_damaged.load(Ordering::Relaxed) {
-            if let Sink::File { dir, name } = &file.sink {
-                let removed = dirs.get(dir).and_then(|fd| rustix::fs::unlinkat(fd, name, rustix::fs::AtFlags::empty()));
-                if let Err(error) = removed {
-                    context.error(&file.path, &format!("it is incomplete and cannot be removed: {error}"));
-                }
+    for file in batch.files.iter().filter(|file| file.is_damaged.load(Ordering::Relaxed)) {
+        if let Sink::File { dir, name } = &file.sink {
+            let removed = dirs.get(dir).and_then(|fd| rustix::fs::unlinkat(fd, name, rustix::fs::AtFlags::empty()));
+            if let Err(error) = removed {
+                context.error(&file.path, &format!("it is incomplete and cannot be removed: {error}"));
             }
-        } else if file.content.is_empty() {
-            complete(context, &mut dirs, file);
         }
-    }
-}
-
-/// All bytes are there.
-fn complete(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile) {
-    context.report.progress().add(1, 0);
-    let Some(node) = &file.node else { return };
-    match file.sink.open(dirs, OFlags::WRONLY) {
-        Ok(open) => metadata::apply_open(context, open.as_fd(), node, &file.path),
-        Err(error) => context.error(&file.path, &format!("its metadata cannot be set: {error}")),
     }
 }
 
@@ -171,9 +156,6 @@ impl Worker<'_> {
             drop(writing);
             context.report.progress().set_current(&|| file.path.clone());
             context.report.progress().add(0, plain.len() as u64);
-            if file.remaining.fetch_sub(1, Ordering::AcqRel) == 1 && !file.is_damaged.load(Ordering::Relaxed) {
-                complete(context, dirs, file);
-            }
         }
         Ok(())
     }

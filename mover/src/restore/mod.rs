@@ -3,8 +3,7 @@
 //! ```text
 //!  walk the trees ──► plan: make directories and empty files, decide what is written ──► batch of wanted blobs
 //!       batch ──► sort by pack, merge ranges ──► fetch threads: read, open, hash, write where it belongs
-//!              ──► a file's metadata when its last blob is there ──► (--verify: read back)
-//!  directories' metadata, deepest first
+//!              ──► (--verify: read back) ──► sync ──► files' metadata, then directories', deepest first
 //! ```
 //! Each batch fits the memory, and within it no byte of a pack is fetched twice. All names are opened relative to a
 //! directory descriptor and never followed: a hostile snapshot cannot leave the target.

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use repository::error::{Error, Result};
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::batch::{Batch, PlannedFile, PlannedLink, Want};
 use super::target::{OpenDir, Sink, Target, TargetDir, look};
-use super::{Context, Overwrite, RestoreMode, add, fetch, metadata, verify};
+use super::{Context, Overwrite, ReadBack, RestoreMode, add, fetch, metadata, verify};
 use crate::source::metadata::kind;
 
 /// Blobs wanted at once: some 20 MB.
@@ -86,7 +86,7 @@ pub(super) fn onto_device(context: &Context<'_>, sink: Sink, node: Node) -> Resu
         path,
         content: node.content.unwrap_or_default(),
         size: node.size,
-        remaining: 0.into(),
+        is_written: true,
         is_damaged: false.into(),
     })?;
     plan.work_off()?;
@@ -226,7 +226,7 @@ impl<'a> Plan<'a> {
             Ok(Some(stat)) if self.keeps(&stat, &node) => {
                 add(&self.context.counts.skipped, 1);
                 self.context.report.progress().add(1, node.size);
-                return Ok(());
+                return self.keep(dir, name, node, path);
             }
             // In a dry run a directory may not be there yet.
             Ok(_) => {}
@@ -247,7 +247,21 @@ impl<'a> Plan<'a> {
         let content = node.content.take().unwrap_or_default();
         let sink = Sink::File { dir: dir.clone(), name };
         let size = node.size;
-        self.want(PlannedFile { sink, node: Some(Box::new(node)), path, content, size, remaining: 0.into(), is_damaged: false.into() })?;
+        self.want(PlannedFile { sink, node: Some(Box::new(node)), path, content, size, is_written: true, is_damaged: false.into() })?;
+        self.work_off_if_full()
+    }
+
+    /// What is there already is believed to be the same; `--verify` looks.
+    fn keep(&mut self, dir: &Arc<TargetDir>, name: CString, mut node: Node, path: PathBuf) -> Result<()> {
+        let request = self.context.request;
+        if request.read_back == ReadBack::No || request.overwrite == Overwrite::Never || self.is_dry() {
+            return Ok(());
+        }
+        let sink = Sink::File { dir: dir.clone(), name };
+        let content = node.content.take().unwrap_or_default();
+        let size = node.size;
+        let file = PlannedFile { sink, node: Some(Box::new(node)), path, content, size, is_written: false, is_damaged: false.into() };
+        self.batch.files.push(file);
         self.work_off_if_full()
     }
 
@@ -366,7 +380,6 @@ impl<'a> Plan<'a> {
         if *file.is_damaged.get_mut() && matches!(file.sink, Sink::Device(_)) {
             return Err(Error::Refused(format!("nothing was written to {}: the snapshot's content is not whole", file.path.display())));
         }
-        *file.remaining.get_mut() = self.batch.wants.len() - first;
         self.batch.files.push(file);
         Ok(())
     }
@@ -392,22 +405,38 @@ impl<'a> Plan<'a> {
         let mut batch = std::mem::take(&mut self.batch);
         fetch::run(self.context, self.target, &mut batch)?;
         if !self.is_dry() {
+            verify::run(self.context, self.target, &batch)?;
             for PlannedLink { first, dir, name } in std::mem::take(&mut batch.links) {
                 if let Err(error) = self.hard_link(&dir, &name, &first) {
                     let path = dir.path().join(OsStr::from_bytes(name.to_bytes()));
                     self.lose(&path, error)?;
                 }
             }
-            // A directory is finished after those within it.
-            for (dir, node) in self.finished.drain(..) {
-                match self.dirs.get(&dir) {
-                    Ok(fd) => metadata::apply_open(self.context, fd, &node, &dir.path()),
-                    Err(error) => self.context.error(&dir.path(), &error.to_string()),
-                }
-            }
-            verify::run(self.context, self.target, &batch)?;
+            self.metadata(&batch)?;
         }
         self.finished.clear();
+        Ok(())
+    }
+
+    /// A file has its times only when its content would survive a power cut: times are what `--overwrite if-changed` trusts.
+    fn metadata(&mut self, batch: &Batch) -> Result<()> {
+        let Some(target) = self.target else { return Ok(()) };
+        target.sync().map_err(|error| Error::Refused(format!("cannot sync {}: {error}", self.context.request.target.display())))?;
+        batch.for_each_whole_file(self.context, self.target, |dirs, file| {
+            let Some(node) = file.node.as_ref().filter(|_| file.is_written) else { return };
+            match file.sink.open(dirs, OFlags::WRONLY) {
+                Ok(open) => metadata::apply_open(self.context, open.as_fd(), node, &file.path),
+                Err(error) => self.context.error(&file.path, &format!("its metadata cannot be set: {error}")),
+            }
+            self.context.report.progress().add(1, 0);
+        })?;
+        // A directory is finished after those within it.
+        for (dir, node) in self.finished.drain(..) {
+            match self.dirs.get(&dir) {
+                Ok(fd) => metadata::apply_open(self.context, fd, &node, &dir.path()),
+                Err(error) => self.context.error(&dir.path(), &error.to_string()),
+            }
+        }
         Ok(())
     }
 }

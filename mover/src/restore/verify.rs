@@ -1,10 +1,9 @@
 //! Reads back what was written and compares it, chunk by chunk, with what the snapshot says.
 
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use repository::crypto::sha256;
-use repository::error::{Error, Result};
+use repository::error::Result;
 use repository::format::BlobKind;
 use rustix::fs::OFlags;
 
@@ -16,32 +15,23 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &Batch)
     if context.request.read_back == ReadBack::No {
         return Ok(());
     }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let (mut dirs, mut buffer) = (OpenDir::new(target), Vec::new());
-        while let Some(file) = batch.files.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if context.repository.stop().is_stopped() {
-                return;
-            }
-            if !file.is_damaged.load(Ordering::Relaxed)
-                && let Err(why) = compare(context, &mut dirs, file, &mut buffer)
-            {
-                context.error(&file.path, &format!("differs from the snapshot after it was written: {why}"));
-            }
+    batch.for_each_whole_file(context, target, |dirs, file| {
+        if let Err(why) = compare(context, dirs, file) {
+            let what =
+                if file.is_written { "differs from the snapshot after it was written" } else { "was kept, but differs from the snapshot" };
+            context.error(&file.path, &format!("{what}: {why}"));
         }
-    };
-    std::thread::scope(|scope| (0..context.request.shares.workers).for_each(|_| drop(scope.spawn(work))));
-    if context.repository.stop().is_stopped() { Err(Error::Stopped) } else { Ok(()) }
+    })
 }
 
-fn compare(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile, buffer: &mut Vec<u8>) -> Result<(), String> {
+fn compare(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile) -> Result<(), String> {
     let open = file.sink.open(dirs, OFlags::RDONLY).map_err(|error| error.to_string())?;
-    let mut offset = 0;
+    let (mut offset, mut buffer) = (0, Vec::new());
     for id in &file.content {
         let length = context.index.location(id, BlobKind::Data).map_or(0, |location| location.blob.plain_len());
         buffer.resize(length as usize, 0);
-        open.read_exact_at(buffer, offset).map_err(|error| error.to_string())?;
-        if sha256(buffer) != id.0 {
+        open.read_exact_at(&mut buffer, offset).map_err(|error| error.to_string())?;
+        if sha256(&buffer) != id.0 {
             return Err(format!("{length} bytes at {offset}"));
         }
         offset += u64::from(length);

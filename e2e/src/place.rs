@@ -1,0 +1,102 @@
+//! A place on this machine for one test: a directory, a repository in it, and what else a test mounts or borrows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::{TempDir, tempdir};
+
+use crate::program::{Program, Ran, mover};
+
+/// A directory with a repository in it, and the mover that uses it.
+#[derive(Debug)]
+pub struct Place {
+    /// Gone with the test.
+    pub dir: TempDir,
+    /// Knows the repository.
+    pub mover: Program,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Place {
+    /// A directory with an empty repository in it.
+    pub fn new() -> Self {
+        let dir = tempdir().unwrap();
+        let mover = mover(dir.path().join("repository"));
+        mover.ok(&["init"]);
+        Self { dir, mover }
+    }
+
+    /// Something in the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Its path as an argument.
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// Writes a file, with its directories.
+    pub fn file(&self, name: &str, content: &[u8]) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    /// How many locks there are.
+    pub fn locks(&self) -> usize {
+        fs::read_dir(self.path("repository/locks")).map_or(0, Iterator::count)
+    }
+
+    /// How many snapshots there are.
+    pub fn snapshots(&self) -> usize {
+        fs::read_dir(self.path("repository/snapshots")).map_or(0, Iterator::count)
+    }
+
+    /// All of the repository can be read.
+    pub fn is_sound(&self) {
+        self.mover.ok(&["check", "--read-data"]);
+    }
+}
+
+/// A run that ended with this code and said this.
+pub fn assert_refused(ran: &Ran, code: i32, words: &str) {
+    assert!(ran.code == code && ran.stderr.contains(words), "{code}, {words:?}: {ran:?}");
+}
+
+/// Runs the mover as somebody who owns nothing.
+pub fn as_nobody(place: &Place, args: &[&str]) -> Ran {
+    let here = std::env::current_exe().unwrap();
+    // Where nobody may run it.
+    let copy = place.path("mover");
+    fs::copy(here.parent().unwrap().parent().unwrap().join("mover"), &copy).unwrap();
+    let setpriv = ["--reuid", "65534", "--regid", "65534", "--clear-groups", copy.to_str().unwrap()];
+    let program =
+        Program::new("/usr/bin/setpriv").env("MOVER_REPOSITORY", place.text("repository")).env("MOVER_PASSWORD", crate::program::PASSWORD);
+    program.run(&[&setpriv, args].concat())
+}
+
+/// A file system in memory; gone with the test.
+#[derive(Debug)]
+pub struct Mounted(pub PathBuf);
+
+impl Mounted {
+    /// Mounts one of this size.
+    pub fn tmpfs(at: &Path, size: &str) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).status().unwrap();
+        assert!(done.success(), "cannot mount a tmpfs: these tests need root");
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
