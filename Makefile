@@ -1,7 +1,7 @@
 # Two commands do everything: `make try` shows what mover does, `make test` runs all tests.
 DIR ?= .
 
-.PHONY: build try test docs bench fuzz
+.PHONY: build try test docs bench fuzz nightly
 
 # Leaves target/release/mover.
 build:
@@ -26,3 +26,7 @@ bench: build
 # Every decoder, a minute each.
 fuzz:
 	@repository/fuzz/run.sh 60
+
+# What takes too long for every run: rustic as a judge, and the fuzzing.
+nightly: build
+	@e2e/nightly.sh
