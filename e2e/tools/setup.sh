@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Installs what the tests need and prints the folder that holds it: stock restic (old and new) and MinIO.
+# Installs what the tests need and prints the folder that holds it: stock restic (old and new), MinIO, and a whole
+# Kubernetes: its own programs, the CSI sidecars, helm, and Debian's containerd.
 # Everything lands in a cache outside the checkout, keyed by what was asked for, so a second run builds nothing.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-key=$(cat "$here/minio/go.mod" "$here/minio/go.sum" | sha256sum | cut -c1-16)
+key=$(cat "$here"/*/go.mod "$here"/*/go.sum | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/estiba-e2e/$key
 say() { printf '%s\n' "$*" >&2; }
 
-packages=(restic acl attr time openssl make)
+packages=(restic acl attr time openssl make containerd runc containernetworking-plugins iptables conntrack socat e2fsprogs)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
@@ -19,10 +20,35 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 mkdir -p "$cache/bin"
-if [ ! -x "$cache/bin/minio" ]; then
-    say "building MinIO (about two minutes, once)"
-    (cd "$here/minio" && CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o "$cache/bin/minio.part" github.com/minio/minio >&2)
-    mv "$cache/bin/minio.part" "$cache/bin/minio"
+# FOLDER PACKAGE...: builds what is not there yet. Go keeps its own cache, so a changed version builds only what changed.
+build() {
+    local folder=$1 package name
+    shift
+    for package in "$@"; do
+        name=${package##*/}
+        # etcd's program is called server, in a folder with its major version.
+        [ "$folder" = etcd ] && name=etcd
+        [ -x "$cache/bin/$name" ] && continue
+        say "building $name"
+        (cd "$here/$folder" && CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o "$cache/bin/$name.part" "$package" >&2)
+        mv "$cache/bin/$name.part" "$cache/bin/$name"
+    done
+}
+build minio github.com/minio/minio
+build etcd go.etcd.io/etcd/server/v3
+build kubernetes k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kube-proxy,kubelet,kubectl}
+build snapshotter github.com/kubernetes-csi/external-snapshotter/v8/cmd/{snapshot-controller,csi-snapshotter}
+build provisioner github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner
+build attacher github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher
+build helm helm.sh/helm/v3/cmd/helm
+
+# The snapshot kinds come with the snapshotter's own client module.
+if [ ! -d "$cache/snapshot-crds" ]; then
+    module=$(cd "$here/snapshotter" && go list -m -f '{{.Dir}}' github.com/kubernetes-csi/external-snapshotter/client/v8)
+    mkdir "$cache/snapshot-crds.part"
+    cp "$module"/config/crd/*.yaml "$cache/snapshot-crds.part/"
+    rm -f "$cache/snapshot-crds.part/kustomization.yaml"
+    mv "$cache/snapshot-crds.part" "$cache/snapshot-crds"
 fi
 
 [ -x "$cache/bin/restic-old" ] || ln -sf "$(command -v restic)" "$cache/bin/restic-old"

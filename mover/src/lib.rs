@@ -36,7 +36,7 @@ pub fn run() -> ExitCode {
             return if error.use_stderr() { ExitCode::Failure } else { ExitCode::Success };
         }
     };
-    let report = Arc::new(Report::new(Settings::output(&cli.global)));
+    let report = Arc::new(Report::new(Settings::output(&cli.global), cli.global.run.clone(), cli.global.result_file.clone()));
     let stop = Stop::default();
     let result = watch_signals(&stop, &report).and_then(|()| {
         raise_open_files();

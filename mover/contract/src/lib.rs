@@ -46,11 +46,23 @@ pub enum Line {
 }
 
 impl Line {
-    /// The line without its end.
+    /// The line without its end; `run` says whose it is.
     #[must_use]
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("strings and numbers always serialise")
+    pub fn to_json(&self, run: Option<&str>) -> String {
+        let said = Said { run: run.map(str::to_owned), line: self.clone() };
+        serde_json::to_string(&said).expect("strings and numbers always serialise")
     }
+}
+
+/// A line, and whose it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Said {
+    /// What `--run` gave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// What was said.
+    #[serde(flatten)]
+    pub line: Line,
 }
 
 /// How far a backup, restore or check is.
@@ -128,8 +140,12 @@ pub struct Requests {
 }
 
 /// What a backup did.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct BackupSummary {
+    /// The repository's.
+    pub repository_id: String,
+    /// The snapshot was there already, by an earlier run with the same tags: nothing was done.
+    pub was_there: bool,
     /// Of the new snapshot; none in a dry run, and none if nothing had changed and that was to be skipped.
     pub snapshot_id: Option<String>,
     /// What unchanged files were taken from.

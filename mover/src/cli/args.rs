@@ -43,6 +43,13 @@ pub(crate) struct Global {
     /// Print every request that is tried again
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
+    /// Write the last JSON line, the summary or the error, to this file as well: where Kubernetes looks for a
+    /// container's termination message, for instance
+    #[arg(long, global = true, value_name = "FILE", env = "MOVER_RESULT_FILE")]
+    pub(crate) result_file: Option<PathBuf>,
+    /// Say this in every JSON line as `run`, so that its reader knows whose it is
+    #[arg(long, global = true, value_name = "TEXT", env = "MOVER_RUN")]
+    pub(crate) run: Option<String>,
     /// Wait this long for others to release the repository
     #[arg(long, global = true, value_name = "TIME", default_value = "0s")]
     pub(crate) retry_lock: Span,
@@ -86,7 +93,11 @@ pub(crate) enum Addressing {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create a repository where nothing is yet
-    Init,
+    Init {
+        /// If one is there that the password opens, leave it as it is
+        #[arg(long)]
+        if_missing: bool,
+    },
     /// Save directories, files, a block device or a stream as a snapshot
     Backup(Box<Backup>),
     /// Write a snapshot, or part of one, to a directory or a block device
@@ -169,6 +180,9 @@ pub(crate) struct Backup {
     /// Save no snapshot if it would hold what its parent holds
     #[arg(long)]
     pub(crate) skip_if_unchanged: bool,
+    /// If a snapshot with all of the tags is there already, report that one: a run that is repeated makes no second
+    #[arg(long, requires = "tags", conflicts_with = "dry_run")]
+    pub(crate) once: bool,
     /// How hard to compress
     #[arg(long, value_enum, default_value = "default")]
     pub(crate) compression: CompressionLevel,

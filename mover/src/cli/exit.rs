@@ -54,8 +54,8 @@ impl CommandError {
 /// Prints an error where its reader looks, and returns its code.
 pub(crate) fn report(error: &CommandError, report: &Report) -> ExitCode {
     let (code, hint) = (error.code(), error.hint());
+    report.end(&Line::Error(Failure { code: code as u8, message: error.to_string(), hint: hint.map(str::to_owned) }));
     if report.output() == Output::Json {
-        report.line(&Line::Error(Failure { code: code as u8, message: error.to_string(), hint: hint.map(str::to_owned) }));
         return code;
     }
     if code == ExitCode::Interrupted {

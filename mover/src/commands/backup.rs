@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use contract::{BackupSummary, ExitCode, Line};
 use repository::Repository;
 use repository::compress::Compression;
+use repository::snapshots::Filter;
 use repository::write::{Verify, WriteMode};
 
 use crate::backup::{self, ChangeTest, EmptySource, FileSystems, Outcome, ParentChoice, Request, SourceKind, Unchanged};
@@ -17,19 +18,39 @@ use crate::source::exclude::Excludes;
 use crate::source::roots::Roots;
 
 pub(super) fn run(settings: &Settings, args: Backup) -> Result<ExitCode, CommandError> {
+    let is_once = args.once;
     let request = request(settings, args)?;
     // Before a password is asked for or the storage is.
     refuse_missing(&request)?;
     let repository = settings.open()?;
     let report = &settings.report;
+    if is_once && let Some(made) = made_before(&repository, &request.tags)? {
+        return finish(report, &made);
+    }
     let outcome = report.during(|| backup::run(&repository, &request, report))?;
-    let summary = summarize(&outcome, &repository, report, request.mode);
+    finish(report, &summarize(&outcome, &repository, report, request.mode))
+}
+
+fn finish(report: &Report, summary: &BackupSummary) -> Result<ExitCode, CommandError> {
+    report.end(&Line::BackupSummary(summary.clone()));
     match report.output() {
-        Output::Json => report.line(&Line::BackupSummary(summary)),
-        Output::Text | Output::Verbose => report.print(&summary::backup(&summary))?,
-        Output::Quiet => {}
+        Output::Text | Output::Verbose => report.print(&summary::backup(summary))?,
+        Output::Json | Output::Quiet => {}
     }
     Ok(if report.errors() > 0 { ExitCode::Incomplete } else { ExitCode::Success })
+}
+
+/// What an earlier run with all of these tags has made.
+fn made_before(repository: &Repository, tags: &[String]) -> Result<Option<BackupSummary>, CommandError> {
+    let filter = Filter { tags: tags.to_vec(), ..Filter::default() };
+    Ok(repository.snapshots(&filter)?.pop().map(|made| BackupSummary {
+        repository_id: repository.config().id.hex(),
+        was_there: true,
+        snapshot_id: Some(made.id.hex()),
+        parent_id: made.snapshot.parent.map(|id| id.hex()),
+        tree_id: made.snapshot.tree.hex(),
+        ..BackupSummary::default()
+    }))
 }
 
 fn request(settings: &Settings, args: Backup) -> Result<Request, CommandError> {
@@ -114,6 +135,8 @@ fn summarize(outcome: &Outcome, repository: &Repository, report: &Report, mode: 
     let Outcome { snapshot_id, parent_id, tree, counts, added } = outcome;
     let [files_new, files_changed, files_unchanged] = [&counts.files_new, &counts.files_changed, &counts.files_unchanged].map(get);
     BackupSummary {
+        repository_id: repository.config().id.hex(),
+        was_there: false,
         snapshot_id: snapshot_id.map(|id| id.hex()),
         parent_id: parent_id.map(|id| id.hex()),
         tree_id: tree.hex(),

@@ -45,10 +45,10 @@ pub(super) fn run(settings: &Settings, args: &Check) -> Result<ExitCode, Command
         requests: requests(repository.counters()),
     };
     let errors = summary.errors;
+    report.end(&Line::CheckSummary(summary.clone()));
     match report.output() {
-        Output::Json => report.line(&Line::CheckSummary(summary)),
+        Output::Json | Output::Quiet => {}
         Output::Text | Output::Verbose => report.print(&summary::check(&summary))?,
-        Output::Quiet => {}
     }
     Ok(if errors > 0 { ExitCode::Failure } else { ExitCode::Success })
 }

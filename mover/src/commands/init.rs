@@ -1,17 +1,39 @@
 //! `mover init`.
 
 use contract::ExitCode;
-use repository::Repository;
 use repository::crypto::kdf::Cost;
+use repository::{ErrorKind, Repository};
 
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
 use crate::report::Output;
 
-pub(super) fn run(settings: &Settings) -> Result<ExitCode, CommandError> {
+/// What happens to a repository that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// It is an error.
+    Refuse,
+    /// It is opened, and left as it is.
+    Keep,
+}
+
+pub(super) fn run(settings: &Settings, existing: Existing) -> Result<ExitCode, CommandError> {
     let access = settings.access()?;
     let password = settings.first_password()?;
-    let repository = Repository::init(&access, &password, Cost::DEFAULT)?;
+    if existing == Existing::Keep {
+        match Repository::open(&access, &password) {
+            Err(error) if error.kind() == ErrorKind::NoRepository => {}
+            opened => return opened.map(|_| ExitCode::Success).map_err(CommandError::from),
+        }
+    }
+    let created = Repository::init(&access, &password, Cost::DEFAULT);
+    let repository = match created {
+        // Somebody else was faster: then it is there.
+        Err(error) if existing == Existing::Keep && error.kind() == ErrorKind::Refused => {
+            return Repository::open(&access, &password).map(|_| ExitCode::Success).map_err(|_| error.into());
+        }
+        created => created?,
+    };
     let (id, location) = (repository.config().id, repository.store().location());
     match settings.report.output() {
         Output::Json => {

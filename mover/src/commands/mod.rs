@@ -21,7 +21,7 @@ use crate::cli::values::TimePoint;
 
 pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, CommandError> {
     match command {
-        Command::Init => init::run(settings),
+        Command::Init { if_missing } => init::run(settings, if if_missing { init::Existing::Keep } else { init::Existing::Refuse }),
         Command::Backup(args) => backup::run(settings, *args),
         Command::Restore(args) => restore::run(settings, *args),
         Command::Snapshots(args) => snapshots::run(settings, args),

@@ -60,10 +60,10 @@ pub(super) fn run(settings: &Settings, args: Restore) -> Result<ExitCode, Comman
     let counts = report.during(|| restore::run(&repository, &index, &request, report))?;
     release(lock, report);
     let summary = summarize(&counts, id.hex(), settings, &request, requests(repository.counters()));
+    report.end(&Line::RestoreSummary(summary.clone()));
     match report.output() {
-        Output::Json => report.line(&Line::RestoreSummary(summary)),
+        Output::Json | Output::Quiet => {}
         Output::Text | Output::Verbose => report.print(&summary::restore(&summary))?,
-        Output::Quiet => {}
     }
     Ok(if report.errors() > 0 { ExitCode::Incomplete } else { ExitCode::Success })
 }

@@ -66,6 +66,10 @@ impl Progress {
 #[derive(Debug)]
 pub(crate) struct Report {
     output: Output,
+    /// Said in every line for machines.
+    run: Option<String>,
+    /// Gets the last line as well.
+    result_file: Option<PathBuf>,
     start: Instant,
     progress: Progress,
     errors: AtomicU64,
@@ -90,11 +94,13 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 const RATE_SMOOTHING_SECS: f64 = 3.0;
 
 impl Report {
-    pub(crate) fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output, run: Option<String>, result_file: Option<PathBuf>) -> Self {
         let wants_bar = matches!(output, Output::Text | Output::Verbose) && std::io::stderr().is_terminal();
         let now = Instant::now();
         Self {
             output,
+            run,
+            result_file,
             start: now,
             progress: Progress::default(),
             errors: AtomicU64::new(0),
@@ -186,7 +192,19 @@ impl Report {
     pub(crate) fn line(&self, line: &Line) {
         let mut out = std::io::stdout().lock();
         // Nobody listens any more: not worth dying for.
-        let _ = writeln!(out, "{}", line.to_json()).and_then(|()| out.flush());
+        let _ = writeln!(out, "{}", line.to_json(self.run.as_deref())).and_then(|()| out.flush());
+    }
+
+    /// The last line for machines: printed if they listen, and written where the result was asked for.
+    pub(crate) fn end(&self, line: &Line) {
+        if self.output == Output::Json {
+            self.line(line);
+        }
+        if let Some(file) = &self.result_file
+            && let Err(error) = std::fs::write(file, line.to_json(self.run.as_deref()))
+        {
+            self.say(&format!("warning: cannot write the result to {}: {error}", file.display()));
+        }
     }
 
     /// Shows progress while `work` runs.

@@ -1,0 +1,62 @@
+//! Who the driver is, to CSI and to kubelet.
+
+use std::path::PathBuf;
+
+use tonic::{Request, Response, Status};
+
+use crate::DRIVER;
+use crate::proto::csi::plugin_capability::{Service, Type, service};
+use crate::proto::csi::{
+    GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse, PluginCapability,
+    ProbeRequest, ProbeResponse, identity_server,
+};
+use crate::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse, registration_server};
+
+pub(crate) struct Identity;
+
+#[tonic::async_trait]
+impl identity_server::Identity for Identity {
+    async fn get_plugin_info(&self, _: Request<GetPluginInfoRequest>) -> Result<Response<GetPluginInfoResponse>, Status> {
+        Ok(Response::new(GetPluginInfoResponse { name: DRIVER.to_owned(), vendor_version: "1".to_owned(), ..Default::default() }))
+    }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
+        let capability = |kind: service::Type| PluginCapability { r#type: Some(Type::Service(Service { r#type: kind.into() })) };
+        let capabilities = [service::Type::ControllerService, service::Type::VolumeAccessibilityConstraints].map(capability).to_vec();
+        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities }))
+    }
+
+    async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
+        Ok(Response::new(ProbeResponse { ready: Some(true) }))
+    }
+}
+
+pub(crate) struct Registration {
+    pub(crate) socket: PathBuf,
+}
+
+#[tonic::async_trait]
+impl registration_server::Registration for Registration {
+    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
+        Ok(Response::new(PluginInfo {
+            r#type: "CSIPlugin".to_owned(),
+            name: DRIVER.to_owned(),
+            endpoint: self.socket.display().to_string(),
+            supported_versions: vec!["1.0.0".to_owned()],
+        }))
+    }
+
+    async fn notify_registration_status(
+        &self,
+        request: Request<RegistrationStatus>,
+    ) -> Result<Response<RegistrationStatusResponse>, Status> {
+        let status = request.into_inner();
+        if !status.plugin_registered {
+            eprintln!("kubelet refused the driver: {}", status.error);
+        }
+        Ok(Response::new(RegistrationStatusResponse {}))
+    }
+}

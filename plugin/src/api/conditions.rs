@@ -1,0 +1,58 @@
+//! Conditions by kstatus, derived from phase and reason: `Ready`, `Reconciling`, `Stalled`.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::volume_backup::{Phase, Reason, VolumeBackupStatus};
+
+/// Brings the conditions in line with the rest; one that stays as it was keeps its time.
+pub fn set(status: &mut VolumeBackupStatus, now: Timestamp) {
+    let is_stalled = status.phase == Phase::Failed || status.reason.is_some_and(needs_somebody);
+    let is_moving = !status.phase.is_end() && !is_stalled;
+    let wanted = [("Ready", status.phase == Phase::Completed), ("Reconciling", is_moving), ("Stalled", is_stalled)];
+    let reason = status.reason.map_or_else(|| format!("{:?}", status.phase), |reason| format!("{reason:?}"));
+    let before = std::mem::take(&mut status.conditions);
+    status.conditions = wanted
+        .into_iter()
+        .map(|(kind, is_so)| {
+            let value = if is_so { "True" } else { "False" };
+            let old = before.iter().find(|old| old.type_ == kind && old.status == value);
+            Condition {
+                type_: kind.to_owned(),
+                status: value.to_owned(),
+                reason: reason.clone(),
+                message: String::new(),
+                last_transition_time: old.map_or(Time(now), |old| old.last_transition_time.clone()),
+                observed_generation: Some(status.observed_generation),
+            }
+        })
+        .collect();
+}
+
+/// Waiting alone does not help.
+const fn needs_somebody(reason: Reason) -> bool {
+    match reason {
+        Reason::RepositoryMissing
+        | Reason::NamespaceNotAllowed
+        | Reason::SecretMissing
+        | Reason::ClaimMissing
+        | Reason::ClaimNotBound
+        | Reason::NotCsi
+        | Reason::NoSnapshotClass
+        | Reason::SnapshotMissing
+        | Reason::SnapshotFailed
+        | Reason::NoNode
+        | Reason::MoverFailed
+        | Reason::Refused => true,
+        Reason::SnapshotNotReady
+        | Reason::WaitingToPrepare
+        | Reason::WaitingForSlot
+        | Reason::ClaimBinding
+        | Reason::PodStarting
+        | Reason::Moving
+        | Reason::Retrying
+        | Reason::CancelRequested
+        | Reason::Done
+        | Reason::Skipped => false,
+    }
+}

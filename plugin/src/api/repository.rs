@@ -1,0 +1,89 @@
+//! `Repository`: where backups are kept, with which key, and who may use it.
+#![expect(unreachable_pub, reason = "what KubeSchema derives")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A deduplicating repository in S3, in restic's format.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[kube(
+    group = "estiba.dev",
+    version = "v1alpha1",
+    kind = "Repository",
+    plural = "repositories",
+    shortname = "erepo",
+    category = "estiba",
+    status = "RepositoryStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
+    printcolumn(name = "Prefix", type_ = "string", json_path = ".spec.s3.prefix"),
+    printcolumn(name = "Id", type_ = "string", json_path = ".status.id", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositorySpec {
+    /// Where it lies.
+    pub s3: S3Location,
+    /// Secret in Estiba's namespace: `password`, and either `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY` or nothing,
+    /// where movers have a web identity; `ca.crt` to trust a server's own authority.
+    #[x_kube(validation = Rule::new("self.size() > 0").message("secret must be named"))]
+    pub secret: String,
+    /// Whether the first backup may create it.
+    #[serde(default)]
+    pub initialize: Initialize,
+    /// Namespaces whose claims may be backed up into it.
+    pub namespaces: Namespaces,
+}
+
+/// A place in S3.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[x_kube(validation = Rule::new("self == oldSelf").message("a repository does not move: make another one"))]
+#[serde(rename_all = "camelCase")]
+pub struct S3Location {
+    /// The bucket; it must exist.
+    #[x_kube(validation = Rule::new("self.size() > 0").message("a bucket must be named"))]
+    pub bucket: String,
+    /// Folder in the bucket.
+    #[serde(default)]
+    pub prefix: String,
+    /// URL of the server, where it is not AWS: `https://minio.example:9000`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+}
+
+/// Who creates a repository that is not there.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Initialize {
+    /// The first backup, once; a repository that has been seen and is gone is never made again.
+    #[default]
+    IfMissing,
+    /// Nobody.
+    Never,
+}
+
+/// Which namespaces are meant: those named, and those whose labels fit.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[x_kube(validation = Rule::new("has(self.names) || has(self.selector)").message("say which namespaces: names, or a selector; an empty selector means all"))]
+#[serde(rename_all = "camelCase")]
+pub struct Namespaces {
+    /// By name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<Vec<String>>,
+    /// By their labels; an empty one fits all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<LabelSelector>,
+}
+
+/// What was seen of it.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositoryStatus {
+    /// The repository's own id, once seen: it is not created a second time, and another one in its place is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}

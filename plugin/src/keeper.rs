@@ -1,0 +1,169 @@
+//! Keeps slots: a mover pod's name is free again only when its attempt is settled and none of its containers runs.
+//! Client required.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, Secret};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use crate::api::volume_backup::{Phase, VolumeBackup};
+use crate::api::{RUN_LABEL, SLOT_FINALIZER};
+use crate::backup::objects::{self, ATTEMPT_LABEL, Installation};
+use crate::cluster;
+
+/// After its grace, a pod that never started cannot start any more: what it must mount is gone as well.
+const NEVER_STARTED_FOR: SignedDuration = SignedDuration::from_secs(10);
+
+/// What is to be done about a mover pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// It is at work, or its result is not recorded yet.
+    Leave,
+    /// It is to end.
+    End,
+    /// It may still run.
+    Wait,
+    /// Its slot is free.
+    Free,
+}
+
+/// Looks at one mover pod. True: look again in a while.
+///
+/// # Errors
+/// Those of the API server.
+pub async fn keep(
+    client: &kube::Client,
+    installation: &Installation,
+    backups: &[std::sync::Arc<VolumeBackup>],
+    pod: &Pod,
+) -> kube::Result<bool> {
+    let uid = pod.labels().get(RUN_LABEL).cloned().unwrap_or_default();
+    let number = pod.labels().get(ATTEMPT_LABEL).and_then(|number| number.parse().ok()).unwrap_or_default();
+    let is_settled = match backups.iter().find(|backup| backup.uid().as_ref() == Some(&uid)) {
+        None => true,
+        Some(cached) => {
+            // A watch may be behind, and what it does not show yet may be at work.
+            let runs: Api<VolumeBackup> = Api::namespaced(client.clone(), &cached.namespace().unwrap_or_default());
+            let now = runs.get_opt(&cached.name_any()).await?;
+            now.is_none_or(|now| now.uid().as_ref() != Some(&uid) || is_settled(&now, number))
+        }
+    };
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let is_lost = match &node {
+        Some(node) => cluster::is_lost(client, node).await?,
+        None => false,
+    };
+    match decide(pod, is_settled, is_lost, Timestamp::now()) {
+        Keep::Leave => Ok(false),
+        Keep::Wait => Ok(true),
+        Keep::End => {
+            let request = objects::request_name(&uid, number);
+            let secrets = Api::<Secret>::namespaced(client.clone(), &installation.namespace);
+            gone_is_fine(secrets.delete(&request, &DeleteParams::default()).await.map(drop))?;
+            let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
+            let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+            gone_is_fine(pods(client, installation).delete(&pod.name_any(), &parameters).await.map(drop))?;
+            Ok(true)
+        }
+        Keep::Free => {
+            let left: Vec<_> = pod.finalizers().iter().filter(|finalizer| *finalizer != SLOT_FINALIZER).collect();
+            let patch = json!({"metadata": {"uid": pod.uid(), "resourceVersion": pod.resource_version(), "finalizers": left}});
+            gone_is_fine(pods(client, installation).patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop))?;
+            Ok(false)
+        }
+    }
+}
+
+fn pods(client: &kube::Client, installation: &Installation) -> Api<Pod> {
+    Api::namespaced(client.clone(), &installation.namespace)
+}
+
+/// Whether an attempt is over and what came of it is recorded.
+fn is_settled(backup: &VolumeBackup, number: u32) -> bool {
+    let status = backup.status.clone().unwrap_or_default();
+    let is_other = status.attempt.as_ref().is_none_or(|attempt| attempt.number != number);
+    is_other || status.phase.is_end() || status.phase == Phase::Canceling || backup.metadata.deletion_timestamp.is_some()
+}
+
+fn decide(pod: &Pod, is_settled: bool, is_lost: bool, now: Timestamp) -> Keep {
+    if !is_settled || !pod.finalizers().iter().any(|finalizer| finalizer == SLOT_FINALIZER) {
+        return Keep::Leave;
+    }
+    let Some(deleted) = &pod.metadata.deletion_timestamp else { return Keep::End };
+    if is_lost || is_over(pod) {
+        return Keep::Free;
+    }
+    // The time is when its grace ends.
+    let is_unstarted =
+        containers(pod).all(|container| container.state.as_ref().is_none_or(|state| state.running.is_none() && state.terminated.is_none()));
+    if is_unstarted && now.duration_since(deleted.0) > NEVER_STARTED_FOR { Keep::Free } else { Keep::Wait }
+}
+
+/// Kubelet has said of every container that it ended. What others write into a pod's phase proves nothing.
+fn is_over(pod: &Pod) -> bool {
+    let all: Vec<_> = containers(pod).collect();
+    !all.is_empty() && all.iter().all(|container| container.state.as_ref().is_some_and(|state| state.terminated.is_some()))
+}
+
+fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    let status = pod.status.as_ref();
+    let init = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
+    init.iter().chain(status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default())
+}
+
+fn gone_is_fine(result: kube::Result<()>) -> kube::Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(deleted: bool, states: &[&str]) -> Pod {
+        let statuses: Vec<_> = states
+            .iter()
+            .map(|state| {
+                let state = match *state {
+                    "running" => json!({"running": {}}),
+                    "ended" => json!({"terminated": {"exitCode": 0}}),
+                    _ => json!({"waiting": {}}),
+                };
+                json!({"name": "mover", "state": state, "image": "", "imageID": "", "ready": false, "restartCount": 0})
+            })
+            .collect();
+        let mut pod: Pod = serde_json::from_value(
+            json!({"metadata": {"finalizers": [SLOT_FINALIZER]}, "status": {"containerStatuses": statuses, "phase": "Failed"}}),
+        )
+        .unwrap();
+        pod.metadata.deletion_timestamp = deleted.then(|| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+        pod
+    }
+
+    #[test]
+    fn a_slot_is_free_when_kubelet_said_so_and_not_before() {
+        let soon = Timestamp::from_second(5).unwrap();
+        let late = Timestamp::from_second(11).unwrap();
+        let cases = [
+            ("at work", pod(false, &["running"]), false, false, soon, Keep::Leave),
+            ("ended, not recorded", pod(false, &["ended"]), false, false, soon, Keep::Leave),
+            ("ended and recorded", pod(false, &["ended"]), true, false, soon, Keep::End),
+            ("being deleted, not recorded", pod(true, &["ended"]), false, false, late, Keep::Leave),
+            // Phase Failed was written by somebody else: only the containers count.
+            ("being deleted, runs", pod(true, &["running"]), true, false, late, Keep::Wait),
+            ("one of two runs", pod(true, &["ended", "running"]), true, false, late, Keep::Wait),
+            ("being deleted, ended", pod(true, &["ended", "ended"]), true, false, soon, Keep::Free),
+            ("never started, may yet", pod(true, &["waiting"]), true, false, soon, Keep::Wait),
+            ("never started, cannot any more", pod(true, &["waiting"]), true, false, late, Keep::Free),
+            ("nobody knows it", pod(true, &[]), true, false, late, Keep::Free),
+            ("its node is gone", pod(true, &["running"]), true, true, soon, Keep::Free),
+            ("its node is gone, not recorded", pod(true, &["running"]), false, true, soon, Keep::Leave),
+        ];
+        for (what, pod, is_settled, is_lost, now, expected) in cases {
+            assert_eq!(decide(&pod, is_settled, is_lost, now), expected, "{what}");
+        }
+    }
+}
