@@ -1,5 +1,5 @@
 //! `MoverPolicy`: how many movers run on a node, and what they are made of.
-#![expect(unreachable_pub, reason = "what KubeSchema derives")]
+#![allow(unreachable_pub, clippy::duplicated_attributes, reason = "what the derives make, and printer columns")]
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! `Repository`: where backups are kept, with which key, and who may use it.
-#![expect(unreachable_pub, reason = "what KubeSchema derives")]
+#![allow(unreachable_pub, clippy::duplicated_attributes, reason = "what the derives make, and printer columns")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::{CustomResource, KubeSchema};

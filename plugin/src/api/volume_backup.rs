@@ -1,5 +1,5 @@
 //! `VolumeBackup`: one claim, or one snapshot of it, into one snapshot of a repository.
-#![expect(unreachable_pub, reason = "what KubeSchema derives")]
+#![allow(unreachable_pub, clippy::duplicated_attributes, reason = "what the derives make, and printer columns")]
 
 use k8s_openapi::api::core::v1::NodeSelector;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
