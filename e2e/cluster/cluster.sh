@@ -29,15 +29,22 @@ start() {
     setsid "$@" >>"$STATE/logs/$name.log" 2>&1 </dev/null &
     echo $! >"$STATE/pids/$name"
 }
+# The same for a sidecar, which ends when the driver does: it is started again, as its pod would be.
+keep() {
+    local name=$1
+    shift
+    start "$name" bash -c 'while :; do "$@"; sleep 1; done' keep "$@"
+}
 running() { [ -f "$STATE/pids/$1" ] && kill -0 "$(cat "$STATE/pids/$1")" 2>/dev/null; }
 # NAME [SIGNAL]: ends it, and waits.
 stop() {
     local file="$STATE/pids/$1" pid
     [ -f "$file" ] || return 0
     pid=$(cat "$file")
-    kill "-${2:-TERM}" "$pid" 2>/dev/null || true
+    # Each leads a group of its own.
+    kill "-${2:-TERM}" -- "-$pid" 2>/dev/null || true
     for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-    kill -KILL "$pid" 2>/dev/null || true
+    kill -KILL -- "-$pid" 2>/dev/null || true
     rm -f "$file"
 }
 # SECONDS WHAT COMMAND...: waits until the command succeeds.
@@ -191,9 +198,9 @@ storage() {
     start csi-driver "$root/target/release/csi-driver" --state "$STATE/volumes" --endpoint "$RUN/csi.sock" "${nodes[@]}"
     await 20 "the CSI driver's start" test -S "$RUN/csi.sock"
     local sidecar=(--csi-address "$RUN/csi.sock" --kubeconfig "$STATE/kubeconfig" --leader-election=false)
-    start csi-provisioner "$BIN/csi-provisioner" "${sidecar[@]}" --feature-gates Topology=true --extra-create-metadata --http-endpoint ""
-    start csi-attacher "$BIN/csi-attacher" "${sidecar[@]}"
-    start csi-snapshotter "$BIN/csi-snapshotter" "${sidecar[@]}" --extra-create-metadata
+    keep csi-provisioner "$BIN/csi-provisioner" "${sidecar[@]}" --feature-gates Topology=true --extra-create-metadata --http-endpoint ""
+    keep csi-attacher "$BIN/csi-attacher" "${sidecar[@]}"
+    keep csi-snapshotter "$BIN/csi-snapshotter" "${sidecar[@]}" --extra-create-metadata
     start snapshot-controller "$BIN/snapshot-controller" --kubeconfig "$STATE/kubeconfig" --leader-election=false
 }
 

@@ -20,6 +20,14 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 mkdir -p "$cache/bin"
+# Kubernetes does not know its own version unless told; charts ask for it.
+version=$(sed -n 's/.*k8s.io\/kubernetes \(v[0-9.]*\).*/\1/p' "$here/kubernetes/go.mod" | head -n 1)
+minor=${version#v1.}
+say_version=""
+for module in component-base/version client-go/pkg/version; do
+    say_version+=" -X k8s.io/$module.gitVersion=$version -X k8s.io/$module.gitMajor=1 -X k8s.io/$module.gitMinor=${minor%%.*}"
+done
+
 # FOLDER PACKAGE...: builds what is not there yet. Go keeps its own cache, so a changed version builds only what changed.
 build() {
     local folder=$1 package name
@@ -30,7 +38,7 @@ build() {
         [ "$folder" = etcd ] && name=etcd
         [ -x "$cache/bin/$name" ] && continue
         say "building $name"
-        (cd "$here/$folder" && CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o "$cache/bin/$name.part" "$package" >&2)
+        (cd "$here/$folder" && CGO_ENABLED=0 go build -trimpath -ldflags="-s -w$say_version" -o "$cache/bin/$name.part" "$package" >&2)
         mv "$cache/bin/$name.part" "$cache/bin/$name"
     done
 }

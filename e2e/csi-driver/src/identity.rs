@@ -1,6 +1,4 @@
-//! Who the driver is, to CSI and to kubelet.
-
-use std::path::PathBuf;
+//! Who the driver is.
 
 use tonic::{Request, Response, Status};
 
@@ -10,7 +8,6 @@ use crate::proto::csi::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse, PluginCapability,
     ProbeRequest, ProbeResponse, identity_server,
 };
-use crate::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse, registration_server};
 
 pub(crate) struct Identity;
 
@@ -31,32 +28,5 @@ impl identity_server::Identity for Identity {
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         Ok(Response::new(ProbeResponse { ready: Some(true) }))
-    }
-}
-
-pub(crate) struct Registration {
-    pub(crate) socket: PathBuf,
-}
-
-#[tonic::async_trait]
-impl registration_server::Registration for Registration {
-    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
-        Ok(Response::new(PluginInfo {
-            r#type: "CSIPlugin".to_owned(),
-            name: DRIVER.to_owned(),
-            endpoint: self.socket.display().to_string(),
-            supported_versions: vec!["1.0.0".to_owned()],
-        }))
-    }
-
-    async fn notify_registration_status(
-        &self,
-        request: Request<RegistrationStatus>,
-    ) -> Result<Response<RegistrationStatusResponse>, Status> {
-        let status = request.into_inner();
-        if !status.plugin_registered {
-            eprintln!("kubelet refused the driver: {}", status.error);
-        }
-        Ok(Response::new(RegistrationStatusResponse {}))
     }
 }

@@ -9,6 +9,7 @@
 mod controller;
 mod identity;
 mod node;
+mod registration;
 mod state;
 
 use std::path::{Path, PathBuf};
@@ -83,11 +84,8 @@ async fn serve(args: Args) -> Result<(), Box<dyn std::error::Error>> {
                 .add_service(proto::csi::node_server::NodeServer::new(node::Node { shared: shared.clone(), name }))
                 .serve_with_incoming(listen(&socket)?),
         );
-        servers.spawn(
-            Server::builder()
-                .add_service(proto::registration::registration_server::RegistrationServer::new(identity::Registration { socket }))
-                .serve_with_incoming(listen(&registration)?),
-        );
+        clear(&registration)?;
+        registration::serve(&registration, socket)?;
     }
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
@@ -97,12 +95,17 @@ async fn serve(args: Args) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn listen(socket: &Path) -> std::io::Result<UnixListenerStream> {
+    clear(socket)?;
+    Ok(UnixListenerStream::new(UnixListener::bind(socket)?))
+}
+
+/// Makes room for a socket.
+fn clear(socket: &Path) -> std::io::Result<()> {
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder)?;
     }
     match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    Ok(UnixListenerStream::new(UnixListener::bind(socket)?))
 }
