@@ -241,7 +241,13 @@ down() {
     stop kube-proxy
     "$BIN/kube-proxy" --cleanup >/dev/null 2>&1 || true
     for name in snapshot-controller csi-snapshotter csi-attacher csi-provisioner csi-driver minio kube-scheduler kube-controller-manager kube-apiserver etcd; do
-        stop "$name"
+        # Nothing of it is needed again.
+        stop "$name" KILL
+    done
+    # What kubelets made.
+    for name in mangle nat filter; do
+        iptables-save -t "$name" | sed -n 's/^-A \(.*KUBE-.*\)/-t '"$name"' -D \1/p' | while read -r rule; do xargs iptables <<<"$rule" || true; done
+        iptables-save -t "$name" | sed -n 's/^:\(KUBE-[^ ]*\).*/\1/p' | while read -r chain; do iptables -t "$name" -X "$chain" || true; done
     done
     # Innermost first.
     awk '{print $5}' /proc/self/mountinfo | grep -E "^($STATE|$RUN)/" | sort -r | while read -r mount; do umount -l "$mount" || true; done

@@ -4,6 +4,7 @@
 //! loopback and ends with the test that started it.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc, clippy::must_use_candidate)]
 
+pub mod cluster;
 pub mod grants;
 pub mod minio;
 pub mod place;

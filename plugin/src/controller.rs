@@ -165,21 +165,18 @@ async fn keep(pod: Arc<Pod>, context: Arc<Context>) -> Result<Action, Error> {
     Ok(if again { Action::requeue(KEEP_AGAIN) } else { Action::requeue(LOOK_AGAIN) })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
 fn on_error(backup: Arc<VolumeBackup>, error: &Error, context: Arc<Context>) -> Action {
-    let uid = backup.uid().unwrap_or_default();
-    let mut failures = context.failures.lock().expect("no holder panics");
-    let count = failures.entry(uid).or_default();
-    *count += 1;
-    let Error::Kube(kube::Error::Api(status)) = error else {
-        tracing::warn!(%error, backup = backup.name_any(), "will try again");
-        return Action::requeue(LONGEST_RETRY.min(FIRST_RETRY * 2_u32.saturating_pow(count.saturating_sub(1).min(7))));
-    };
+    let Error::Kube(error) = error;
     // Somebody wrote in between: what is there now is looked at.
-    if status.is_conflict() {
+    if matches!(error, kube::Error::Api(status) if status.is_conflict()) {
         return Action::requeue(FIRST_RETRY);
     }
     tracing::warn!(%error, backup = backup.name_any(), "will try again");
-    Action::requeue(LONGEST_RETRY.min(FIRST_RETRY * 2_u32.saturating_pow(count.saturating_sub(1).min(7))))
+    let mut failures = context.failures.lock().expect("no holder panics");
+    let count = failures.entry(backup.uid().unwrap_or_default()).or_default();
+    *count += 1;
+    Action::requeue(LONGEST_RETRY.min(FIRST_RETRY * 2_u32.saturating_pow((*count - 1).min(7))))
 }
 
 async fn reconcile(backup: Arc<VolumeBackup>, context: Arc<Context>) -> Result<Action, Error> {
@@ -202,7 +199,7 @@ async fn reconcile(backup: Arc<VolumeBackup>, context: Arc<Context>) -> Result<A
                 let kind = format!("{act:?}").split(['(', ' ', '{']).next().unwrap_or_default().to_owned();
                 tracing::info!(backup = backup.name_any(), phase = ?decision.status.phase, act = kind, "acting");
                 if let Err(error) = backup::act(&context.client, &context.installation, &recorded, act).await {
-                    return refused(&context, &backups, &recorded, decision.status, error).await;
+                    return refused(&backups, &recorded, decision.status, error).await;
                 }
             }
             (None, Some(Duration::ZERO)) => {}
@@ -249,7 +246,6 @@ async fn apply(backups: &Api<VolumeBackup>, backup: &VolumeBackup, status: &Volu
 
 /// What the API server will not have is said in the status: a quota, an admission rule, a field.
 async fn refused(
-    context: &Context,
     backups: &Api<VolumeBackup>,
     backup: &VolumeBackup,
     mut status: VolumeBackupStatus,
@@ -265,6 +261,5 @@ async fn refused(
     if backup.status.as_ref() != Some(&status) {
         apply(backups, backup, &status).await?;
     }
-    let _ = context;
     Ok(Action::requeue(REFUSED_RETRY))
 }

@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_slots_name_fits_whatever_the_node_is_called() {
-        assert_eq!(pod_name("node-a", 1), "m-02c2ce3e27-1");
+        assert_eq!(pod_name("node-a", 1), "m-66570ff05a-1");
         assert!(pod_name(&"n".repeat(253), 100).len() < 64);
         assert_ne!(pod_name("node-a", 1), pod_name("node-b", 1));
     }

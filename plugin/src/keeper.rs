@@ -139,7 +139,7 @@ mod tests {
             json!({"metadata": {"finalizers": [SLOT_FINALIZER]}, "status": {"containerStatuses": statuses, "phase": "Failed"}}),
         )
         .unwrap();
-        pod.metadata.deletion_timestamp = deleted.then(|| k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+        pod.metadata.deletion_timestamp = deleted.then_some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
         pod
     }
 

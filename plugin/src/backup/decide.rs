@@ -206,10 +206,10 @@ impl Pass<'_> {
             }
             return self.wait(Reason::SnapshotNotReady, &message, POLL);
         }
-        if self.seen.backup.spec.source.claim.is_some() {
-            if let Some(step) = self.take_over(copy) {
-                return step;
-            }
+        if self.seen.backup.spec.source.claim.is_some()
+            && let Some(step) = self.take_over(copy)
+        {
+            return step;
         }
         self.enter(Phase::Prepared, Reason::WaitingForSlot, "waiting for a slot");
         self.wait_for_slot()

@@ -16,4 +16,4 @@ mod observe;
 
 pub use self::act::act;
 pub use self::decide::{Act, Decision, decide};
-pub use self::observe::{Seen, observe};
+pub use self::observe::{Missing, MoverSaid, PodSeen, Seen, SnapshotSeen, SourceVolume, observe};

@@ -1,0 +1,345 @@
+//! The running cluster of `e2e/cluster/cluster.sh`, with the chart installed; and a scene for one test in it.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::program::{PASSWORD, Program, Ran, mover, restic, tool};
+
+/// Estiba's namespace.
+pub const NAMESPACE: &str = "estiba";
+/// Where MinIO listens.
+const MINIO: &str = "http://10.244.0.1:19000";
+/// Nothing here takes longer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The cluster, with the chart installed.
+#[derive(Debug)]
+pub struct Cluster {
+    state: PathBuf,
+}
+
+/// The one that runs. The first call installs the chart.
+pub fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| {
+        let state = std::env::var("ESTIBA_CLUSTER").unwrap_or_else(|_| "/var/tmp/estiba-cluster".to_owned()).into();
+        let cluster = Cluster { state };
+        assert!(cluster.state.join("kubeconfig").exists(), "no cluster runs: make cluster starts one");
+        cluster.install();
+        cluster
+    })
+}
+
+impl Cluster {
+    fn install(&self) {
+        self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+            "name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "baseline"}}}));
+        self.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "minio", "namespace": NAMESPACE}, "stringData": {
+            "password": PASSWORD, "AWS_ACCESS_KEY_ID": "estiba-test", "AWS_SECRET_ACCESS_KEY": "estiba-secret"}}));
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/estiba");
+        let helm = Program::new(tool("helm")).env("KUBECONFIG", self.kubeconfig()).env("HOME", "/tmp");
+        let values = ["--set", "image.tag=dev", "--set", "image.pullPolicy=Never"];
+        helm.ok(&[
+            &["upgrade", "--install", "estiba", chart.to_str().unwrap(), "--namespace", NAMESPACE, "--wait", "--timeout", "90s"],
+            &values[..],
+        ]
+        .concat());
+    }
+
+    fn kubeconfig(&self) -> String {
+        self.state.join("kubeconfig").to_str().unwrap().to_owned()
+    }
+
+    /// kubectl, as an administrator.
+    pub fn kubectl(&self) -> Program {
+        Program::new(tool("kubectl")).env("KUBECONFIG", self.kubeconfig())
+    }
+
+    /// The script that made it.
+    pub fn script(&self, args: &[&str]) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster.sh");
+        assert!(Command::new(script).args(args).stdout(Stdio::null()).status().unwrap().success(), "cluster.sh {args:?}");
+    }
+
+    /// Applies an object.
+    pub fn apply(&self, object: &Value) {
+        let ran = self.try_apply(object);
+        assert!(ran.code == 0, "{ran:?}\n{object}");
+    }
+
+    /// Applies an object that may be refused.
+    pub fn try_apply(&self, object: &Value) -> Ran {
+        self.kubectl().run_with_input(&["apply", "--server-side", "--force-conflicts", "-f", "-"], object.to_string().as_bytes())
+    }
+
+    /// What `kubectl get` answers.
+    pub fn get(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.kubectl().ok(&[&["get", "-o", "json"], args].concat()).stdout).unwrap()
+    }
+
+    /// The items of a list.
+    pub fn list(&self, args: &[&str]) -> Vec<Value> {
+        self.get(args)["items"].as_array().unwrap().clone()
+    }
+
+    /// Everything that a run could leave behind: objects, volumes, snapshots.
+    pub fn inventory(&self) -> BTreeSet<String> {
+        let kinds = "pods,secrets,persistentvolumeclaims,volumesnapshots.snapshot.storage.k8s.io";
+        let in_namespaces = self.list(&[kinds, "--all-namespaces"]);
+        let others = self.list(&["persistentvolumes,volumesnapshotcontents.snapshot.storage.k8s.io,volumeattachments"]);
+        let names = in_namespaces.iter().chain(&others).filter_map(|item| {
+            let name = item["metadata"]["name"].as_str().unwrap();
+            // The controllers' own pods come and go.
+            (!name.starts_with("estiba-controller")).then(|| format!("{} {}/{name}", item["kind"], item["metadata"]["namespace"]))
+        });
+        let on_disk = ["volumes", "snapshots"].into_iter().flat_map(|folder| {
+            std::fs::read_dir(self.state.join("volumes").join(folder))
+                .unwrap()
+                .map(move |entry| format!("{folder} {:?}", entry.unwrap().file_name()))
+        });
+        names.chain(on_disk).collect()
+    }
+
+    /// Makes an operation of the CSI driver slow, or lets it fail, until the answer is dropped.
+    pub fn fault(&self, operation: &str, fault: &Value) -> DriverFault {
+        let path = self.state.join("volumes/faults").join(operation);
+        std::fs::write(&path, fault.to_string()).unwrap();
+        DriverFault(path)
+    }
+
+    /// Sets the policy; back to the default when dropped.
+    pub fn policy(&self, spec: &Value) -> Policy {
+        self.apply(&json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "MoverPolicy", "metadata": {"name": "default"}, "spec": spec}));
+        Policy
+    }
+
+    /// The node is closed to movers until the answer is dropped.
+    pub fn cordon(&'static self, node: &'static str) -> Cordon {
+        self.kubectl().ok(&["cordon", node]);
+        Cordon { cluster: self, node }
+    }
+
+    /// Watches mover pods from now on.
+    pub fn watch_movers(&self) -> Watch {
+        let args =
+            ["get", "pods", "--namespace", NAMESPACE, "--selector", "estiba.dev/run", "--watch", "--output-watch-events", "-o", "json"];
+        let mut child = self.kubectl().command(&args).stderr(Stdio::null()).spawn().unwrap();
+        let out = child.stdout.take().unwrap();
+        let events: Arc<Mutex<Vec<(Instant, Value)>>> = Arc::default();
+        let into = events.clone();
+        std::thread::spawn(move || {
+            for event in serde_json::Deserializer::from_reader(std::io::BufReader::new(out)).into_iter::<Value>().map_while(Result::ok) {
+                into.lock().unwrap().push((Instant::now(), event));
+            }
+        });
+        // The first answer lists what is there.
+        std::thread::sleep(Duration::from_secs(1));
+        Watch { child, events }
+    }
+}
+
+/// A fault of the driver.
+#[derive(Debug)]
+pub struct DriverFault(PathBuf);
+
+impl Drop for DriverFault {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A policy that is not the default.
+#[derive(Debug)]
+pub struct Policy;
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        let _ = cluster().kubectl().run(&["delete", "moverpolicy", "default", "--ignore-not-found"]);
+    }
+}
+
+/// A node that takes no pods.
+#[derive(Debug)]
+pub struct Cordon {
+    cluster: &'static Cluster,
+    node: &'static str,
+}
+
+impl Drop for Cordon {
+    fn drop(&mut self) {
+        let _ = self.cluster.kubectl().run(&["uncordon", self.node]);
+    }
+}
+
+/// What happened to mover pods, in the order the API server tells it.
+#[derive(Debug)]
+pub struct Watch {
+    child: Child,
+    events: Arc<Mutex<Vec<(Instant, Value)>>>,
+}
+
+impl Watch {
+    /// All of it so far: when it was told, what, and the pod.
+    pub fn events(&self) -> Vec<(Instant, String, Value)> {
+        let events = self.events.lock().unwrap();
+        events.iter().map(|(at, event)| (*at, event["type"].as_str().unwrap().to_owned(), event["object"].clone())).collect()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A namespace with a repository of its own, for one test.
+#[derive(Debug)]
+pub struct Scene {
+    /// Where it plays.
+    pub cluster: &'static Cluster,
+    /// The namespace, and the name of the repository.
+    pub name: String,
+    before: BTreeSet<String>,
+}
+
+impl Scene {
+    /// A new one.
+    pub fn new(name: &str) -> Self {
+        let cluster = cluster();
+        let before = cluster.inventory();
+        cluster.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+        let scene = Self { cluster, name: name.to_owned(), before };
+        scene.repository(&json!({}));
+        scene
+    }
+
+    /// Writes the repository, with changes to its spec.
+    pub fn repository(&self, changes: &Value) {
+        let mut spec = json!({"s3": {"bucket": "estiba", "prefix": self.name, "endpoint": MINIO}, "secret": "minio", "namespaces": {"names": [self.name]}});
+        spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        self.cluster
+            .apply(&json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "Repository", "metadata": {"name": self.name}, "spec": spec}));
+    }
+
+    /// A claim, bound, and the folder of its volume.
+    pub fn claim(&self, name: &str, class: &str, mode: &str) -> PathBuf {
+        let annotations = if class == "test" { json!({}) } else { json!({"volume.kubernetes.io/selected-node": "node-b"}) };
+        self.cluster.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": self.name, "annotations": annotations},
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": class, "volumeMode": mode, "resources": {"requests": {"storage": "64Mi"}}}}));
+        let mut claim = Value::Null;
+        wait_for(&format!("claim {name} to be bound"), || {
+            claim = self.cluster.get(&["pvc", name, "--namespace", &self.name]);
+            claim["status"]["phase"] == "Bound"
+        });
+        let volume = self.cluster.get(&["pv", claim["spec"]["volumeName"].as_str().unwrap()]);
+        self.cluster.state.join("volumes/volumes").join(volume["spec"]["csi"]["volumeHandle"].as_str().unwrap())
+    }
+
+    /// A run that backs a claim up.
+    pub fn backup(&self, name: &str, claim: &str) {
+        self.backup_with(name, &json!({"source": {"claim": claim}}));
+    }
+
+    /// A run with changes to its spec.
+    pub fn backup_with(&self, name: &str, changes: &Value) {
+        let mut spec = json!({"repository": self.name});
+        spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        self.cluster.apply(&json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "VolumeBackup",
+            "metadata": {"name": name, "namespace": self.name}, "spec": spec}));
+    }
+
+    /// What is known of a run.
+    pub fn status(&self, name: &str) -> Value {
+        self.cluster.get(&["volumebackup", name, "--namespace", &self.name])["status"].clone()
+    }
+
+    /// Waits until that is so of a run.
+    pub fn wait(&self, name: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let mut status = Value::Null;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let before = std::mem::replace(&mut status, self.status(name));
+            if is_so(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{name}: {what} did not happen: {before:#}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until a run has ended as it should.
+    pub fn ends(&self, name: &str, phase: &str) -> Value {
+        let is_end = |status: &Value| ["Completed", "Failed", "Canceled"].iter().any(|end| status["phase"] == *end);
+        let status = self.wait(name, "its end", |status| is_end(status) && status["cleaned"] == true);
+        assert!(status["phase"] == phase, "{name}: {status:#}");
+        status
+    }
+
+    /// Waits until a run says this reason, with these words.
+    pub fn says(&self, name: &str, reason: &str, words: &str) {
+        self.wait(name, &format!("{reason}: {words}"), |status| {
+            status["reason"] == reason && status["message"].as_str().is_some_and(|message| message.contains(words))
+        });
+    }
+
+    /// The pod in which a run's mover works, once it does.
+    pub fn mover_pod(&self, name: &str) -> Value {
+        self.wait(name, "its mover at work", |status| status["phase"] == "InProgress");
+        let uid = self.cluster.get(&["volumebackup", name, "--namespace", &self.name])["metadata"]["uid"].as_str().unwrap().to_owned();
+        self.cluster.list(&["pods", "--namespace", NAMESPACE, "--selector", &format!("estiba.dev/run={uid}")]).remove(0)
+    }
+
+    /// Stock restic on the repository.
+    pub fn restic(&self) -> Program {
+        keys(restic("restic-new", format!("s3:{MINIO}/estiba/{}", self.name)))
+    }
+
+    /// `mover` on the repository.
+    pub fn mover(&self) -> Program {
+        keys(mover(format!("s3:{MINIO}/estiba/{}", self.name)))
+    }
+
+    /// Ends the scene: what the cluster held before, it holds now, and nothing else.
+    pub fn leaves_nothing(self) {
+        self.cluster.kubectl().ok(&["delete", "namespace", &self.name, "--timeout", "100s"]);
+        self.cluster.kubectl().ok(&["delete", "repository", &self.name]);
+        let mut left = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = self.cluster.inventory();
+            left.clear();
+            left.extend(now.symmetric_difference(&self.before).cloned());
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left behind, or taken away: {left:#?}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
+fn keys(program: Program) -> Program {
+    program.env("AWS_ACCESS_KEY_ID", "estiba-test").env("AWS_SECRET_ACCESS_KEY", "estiba-secret")
+}
+
+/// Waits for a condition.
+pub fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Tells how long something took, for the log of a run.
+pub fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "note: {text}");
+}
