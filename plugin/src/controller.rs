@@ -61,6 +61,15 @@ struct Context {
     /// One at a time asks for a slot, and records what it got, before the next one asks.
     turn: tokio::sync::Mutex<()>,
     failures: Mutex<HashMap<String, u32>>,
+    /// Whether the watches have shown all there is: before, nothing is decided.
+    ready: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Context {
+    /// Waits until the watches have shown all there is. False: they never will.
+    async fn is_ready(&self) -> bool {
+        self.ready.clone().wait_for(|ready| *ready).await.is_ok()
+    }
 }
 
 /// Works until `stop` comes, or a watch ends for good.
@@ -69,15 +78,19 @@ pub async fn run(client: Client, installation: Installation, stop: impl Future<O
     let managed = || watcher::Config::default().labels(&format!("{}={}", MANAGED_LABEL.0, MANAGED_LABEL.1));
     let (wake_tx, wake_rx) = tokio::sync::mpsc::channel::<()>(1);
     let (next_tx, next_rx) = mpsc::unbounded();
+    let (ready_tx, ready_rx) = tokio::sync::watch::channel(false);
 
     let backups = Controller::new(Api::<VolumeBackup>::all(client.clone()), watcher::Config::default());
+    // A store of its own: only one may wait for a store to be ready, and Controller waits for its own.
+    let (all_backups, backups_writer) = reflector::store();
     let (pods, pods_writer) = reflector::store();
     let (nodes, nodes_writer) = reflector::store();
     let (csi_nodes, csi_nodes_writer) = reflector::store();
     let (attachments, attachments_writer) = reflector::store();
     let (policies, policies_writer) = reflector::store();
-    let cluster = Arc::new(Cluster { backups: backups.store(), pods, nodes, csi_nodes, attachments, policies, recorded: Mutex::default() });
+    let cluster = Arc::new(Cluster { backups: all_backups, pods, nodes, csi_nodes, attachments, policies, recorded: Mutex::default() });
     let watches = [
+        keep_store(Api::<VolumeBackup>::all(client.clone()), watcher::Config::default(), backups_writer, wake_tx.clone()),
         keep_store(ours(&client), managed(), pods_writer, wake_tx.clone()),
         keep_store(Api::<Node>::all(client.clone()), watcher::Config::default(), nodes_writer, wake_tx.clone()),
         keep_store(Api::<CSINode>::all(client.clone()), watcher::Config::default(), csi_nodes_writer, wake_tx.clone()),
@@ -90,6 +103,7 @@ pub async fn run(client: Client, installation: Installation, stop: impl Future<O
         cluster: cluster.clone(),
         turn: tokio::sync::Mutex::default(),
         failures: Mutex::default(),
+        ready: ready_rx,
     });
     let mapper = |cluster: &Arc<Cluster>| cluster.clone();
     let (of_claims, of_pods, of_snapshots, of_contents) = (mapper(&cluster), mapper(&cluster), mapper(&cluster), mapper(&cluster));
@@ -107,10 +121,9 @@ pub async fn run(client: Client, installation: Installation, stop: impl Future<O
             let _ = wake_tx.try_send(());
             futures::future::ready(())
         });
-    let keeper = Controller::new(ours(&client), managed())
-        .run(keep, |_, _, _| Action::requeue(KEEP_AGAIN), context.clone())
-        .for_each(|_| futures::future::ready(()));
-    let waker = wake(cluster.clone(), wake_rx, next_tx);
+    let keeper =
+        Controller::new(ours(&client), managed()).run(keep, on_keep_error, context.clone()).for_each(|_| futures::future::ready(()));
+    let waker = wake(cluster.clone(), ready_tx, wake_rx, next_tx);
     tokio::select! {
         () = runs => tracing::error!("the runs are no longer watched"),
         () = keeper => tracing::error!("mover pods are no longer watched"),
@@ -138,8 +151,14 @@ where
 }
 
 /// Wakes the runs that have a slot now.
-async fn wake(cluster: Arc<Cluster>, mut changed: tokio::sync::mpsc::Receiver<()>, next: mpsc::UnboundedSender<ObjectRef<VolumeBackup>>) {
-    if cluster.wait_until_ready().await.is_err() {
+async fn wake(
+    cluster: Arc<Cluster>,
+    ready: tokio::sync::watch::Sender<bool>,
+    mut changed: tokio::sync::mpsc::Receiver<()>,
+    next: mpsc::UnboundedSender<ObjectRef<VolumeBackup>>,
+) {
+    // The only one that waits for the stores: a second waiter would take the wake-up from the first.
+    if cluster.wait_until_ready().await.is_err() || ready.send(true).is_err() {
         return;
     }
     loop {
@@ -157,12 +176,18 @@ async fn wake(cluster: Arc<Cluster>, mut changed: tokio::sync::mpsc::Receiver<()
 }
 
 async fn keep(pod: Arc<Pod>, context: Arc<Context>) -> Result<Action, Error> {
-    if context.cluster.wait_until_ready().await.is_err() {
+    if !context.is_ready().await {
         return Ok(Action::requeue(KEEP_AGAIN));
     }
     let backups = context.cluster.backups.state();
     let again = keeper::keep(&context.client, &context.installation, &backups, &pod).await?;
     Ok(if again { Action::requeue(KEEP_AGAIN) } else { Action::requeue(LOOK_AGAIN) })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
+fn on_keep_error(pod: Arc<Pod>, error: &Error, _: Arc<Context>) -> Action {
+    tracing::warn!(%error, pod = pod.name_any(), "will try again");
+    Action::requeue(KEEP_AGAIN)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
@@ -180,7 +205,7 @@ fn on_error(backup: Arc<VolumeBackup>, error: &Error, context: Arc<Context>) -> 
 }
 
 async fn reconcile(backup: Arc<VolumeBackup>, context: Arc<Context>) -> Result<Action, Error> {
-    if context.cluster.wait_until_ready().await.is_err() {
+    if !context.is_ready().await {
         return Ok(Action::requeue(LOOK_AGAIN));
     }
     let backups: Api<VolumeBackup> = Api::namespaced(context.client.clone(), &backup.namespace().unwrap_or_default());

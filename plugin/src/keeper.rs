@@ -12,7 +12,7 @@ use crate::api::{RUN_LABEL, SLOT_FINALIZER};
 use crate::backup::objects::{self, ATTEMPT_LABEL, Installation};
 use crate::cluster;
 
-/// After its grace, a pod that never started cannot start any more: what it must mount is gone as well.
+/// After its grace, a container that has not started cannot start any more: what it must mount is gone as well.
 const NEVER_STARTED_FOR: SignedDuration = SignedDuration::from_secs(10);
 
 /// What is to be done about a mover pod.
@@ -94,10 +94,9 @@ fn decide(pod: &Pod, is_settled: bool, is_lost: bool, now: Timestamp) -> Keep {
     if is_lost || is_over(pod) {
         return Keep::Free;
     }
-    // The time is when its grace ends.
-    let is_unstarted =
-        containers(pod).all(|container| container.state.as_ref().is_none_or(|state| state.running.is_none() && state.terminated.is_none()));
-    if is_unstarted && now.duration_since(deleted.0) > NEVER_STARTED_FOR { Keep::Free } else { Keep::Wait }
+    // What has not started by the end of its grace does not start any more; the time is that end.
+    let is_running = containers(pod).any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()));
+    if !is_running && now.duration_since(deleted.0) > NEVER_STARTED_FOR { Keep::Free } else { Keep::Wait }
 }
 
 /// Kubelet has said of every container that it ended. What others write into a pod's phase proves nothing.
@@ -158,6 +157,8 @@ mod tests {
             ("being deleted, ended", pod(true, &["ended", "ended"]), true, false, soon, Keep::Free),
             ("never started, may yet", pod(true, &["waiting"]), true, false, soon, Keep::Wait),
             ("never started, cannot any more", pod(true, &["waiting"]), true, false, late, Keep::Free),
+            ("one ended, the next never started", pod(true, &["ended", "waiting"]), true, false, late, Keep::Free),
+            ("one ended, the next may start", pod(true, &["ended", "waiting"]), true, false, soon, Keep::Wait),
             ("nobody knows it", pod(true, &[]), true, false, late, Keep::Free),
             ("its node is gone", pod(true, &["running"]), true, true, soon, Keep::Free),
             ("its node is gone, not recorded", pod(true, &["running"]), false, true, soon, Keep::Leave),
