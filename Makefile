@@ -1,7 +1,7 @@
 # Two commands do everything: `make try` shows what mover does, `make test` runs all tests.
 DIR ?= .
 
-.PHONY: build try test docs bench fuzz nightly
+.PHONY: build programs try test docs crds image cluster cluster-down bench fuzz nightly
 
 # Leaves target/release/mover.
 build:
@@ -11,13 +11,32 @@ build:
 try: build
 	@e2e/try.sh "$(DIR)"
 
+# All that is tested: mover, the controller, the test CSI driver.
+programs:
+	cargo build --release --locked --workspace --bins
+
 # Installs and builds what the tests need, then runs all of them.
-test: build
+test: programs
 	@e2e/test.sh
 
 # Makes the manual pages from the arguments.
 docs: build
 	@rm -rf docs/man && target/release/mover man docs/man
+
+# Makes the custom resource definitions from the Rust types.
+crds: programs
+	target/release/estiba-controller crds > charts/estiba/generated/crds.yaml
+
+# Packs mover and controller as target/estiba-image.tar, with no engine.
+image: programs
+	@charts/build-image.sh
+
+# A Kubernetes of two nodes on this machine, as root, with the image known to it; and its end.
+cluster: image
+	@e2e/cluster/cluster.sh up && e2e/cluster/cluster.sh image target/estiba-image.tar
+
+cluster-down:
+	@e2e/cluster/cluster.sh down
 
 # Compares with stock restic in one run.
 bench: build

@@ -48,6 +48,7 @@ build kubernetes k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,k
 build snapshotter github.com/kubernetes-csi/external-snapshotter/v8/cmd/{snapshot-controller,csi-snapshotter}
 build provisioner github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner
 build attacher github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher
+build sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
 build helm helm.sh/helm/v3/cmd/helm
 
 # The snapshot kinds come with the snapshotter's own client module.

@@ -91,7 +91,7 @@ impl controller_server::Controller for Controller {
         let requirement = request.accessibility_requirements.unwrap_or_default();
         let first = requirement.preferred.first().or(requirement.requisite.first());
         let local_to = first.filter(|_| is_local).and_then(|topology| topology.segments.get(TOPOLOGY).cloned());
-        let volume = Volume { name: request.name, bytes, is_block, local_to, published: [].into(), devices: [].into() };
+        let volume = Volume { name: request.name, bytes, is_block, local_to, published: [].into(), targets: [].into(), devices: [].into() };
         let answer = created(&id, &volume, request.volume_content_source);
         state.volumes.insert(id, volume);
         self.0.save(&state)?;

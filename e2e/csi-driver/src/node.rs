@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use crate::TOPOLOGY;
 use crate::proto::csi::node_service_capability::{Rpc, Type, rpc};
 use crate::proto::csi::volume_capability::AccessType;
+use crate::proto::csi::volume_capability::access_mode::Mode;
 use crate::proto::csi::{
     NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest,
     NodeGetInfoResponse, NodeGetStorageHealthRequest, NodeGetStorageHealthResponse, NodeGetVolumeHealthRequest,
@@ -82,8 +83,12 @@ impl node_server::Node for Node {
             return Err(missing("volume or target path"));
         }
         let target = Path::new(&request.target_path);
-        let state = self.shared.state.lock().await;
-        let volume = state.volumes.get(&request.volume_id).ok_or_else(|| Status::not_found("no such volume"))?;
+        let mut state = self.shared.state.lock().await;
+        let volume = state.volumes.get_mut(&request.volume_id).ok_or_else(|| Status::not_found("no such volume"))?;
+        let is_single = capability.access_mode.is_some_and(|mode| mode.mode() == Mode::SingleNodeSingleWriter);
+        if is_single && volume.targets.iter().any(|mounted| *mounted != request.target_path) {
+            return Err(Status::failed_precondition("the volume is mounted elsewhere, and has one writer"));
+        }
         if is_mounted(target)? {
             return Ok(Response::new(NodePublishVolumeResponse {}));
         }
@@ -104,6 +109,8 @@ impl node_server::Node for Node {
                 mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"").map_err(internal)?;
             }
         }
+        volume.targets.insert(request.target_path);
+        self.shared.save(&state)?;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }
 
@@ -119,6 +126,10 @@ impl node_server::Node for Node {
         let target = Path::new(&request.target_path);
         if is_mounted(target)? {
             unmount(target, UnmountFlags::empty()).map_err(internal)?;
+        }
+        let mut state = self.shared.state.lock().await;
+        if state.volumes.get_mut(&request.volume_id).is_some_and(|volume| volume.targets.remove(&request.target_path)) {
+            self.shared.save(&state)?;
         }
         let removed = if target.is_dir() { std::fs::remove_dir(target) } else { std::fs::remove_file(target) };
         match removed {

@@ -16,6 +16,9 @@ pub(crate) struct Volume {
     /// The only node that can reach it.
     pub(crate) local_to: Option<String>,
     pub(crate) published: BTreeMap<String, bool>,
+    /// Where it is mounted.
+    #[serde(default)]
+    pub(crate) targets: BTreeSet<String>,
     /// Loop devices, by node.
     pub(crate) devices: BTreeMap<String, String>,
 }
