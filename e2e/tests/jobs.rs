@@ -53,6 +53,9 @@ fn results_and_errors_are_written_where_they_are_asked_for_and_say_whose_they_ar
     let ran = told.run(&["restore", "latest:/no/such", &place.text("target")]);
     assert!(!ran.stdout.contains("uid/1"), "{ran:?}");
     assert!(matches!(result(&place).line, Line::Error(failure) if failure.code == 1 && failure.message.contains("/no/such")));
+    let long = format!("latest:/{}", "x/".repeat(1500));
+    told.run(&["restore", &long, &place.text("target")]);
+    assert!(matches!(result(&place).line, Line::Error(failure) if failure.message.ends_with("..")));
     let length = std::fs::metadata(place.path("result")).unwrap().len();
     assert!(length < 4096, "{length} bytes: Kubernetes cuts a termination message there");
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use contract::{Item, Line, Requests, Severity, Status};
+use contract::{Failure, Item, Line, Requests, Severity, Status};
 use repository::store::count::Counters;
 
 use self::terminal::Bar;
@@ -195,13 +195,14 @@ impl Report {
         let _ = writeln!(out, "{}", line.to_json(self.run.as_deref())).and_then(|()| out.flush());
     }
 
-    /// The last line for machines: printed if they listen, and written where the result was asked for.
+    /// The last line for machines: printed if they listen, and written where the result was asked for. Where Kubernetes
+    /// reads it, it is cut at 4 KiB: a long message is shortened before, so that it stays JSON.
     pub(crate) fn end(&self, line: &Line) {
         if self.output == Output::Json {
             self.line(line);
         }
         if let Some(file) = &self.result_file
-            && let Err(error) = std::fs::write(file, line.to_json(self.run.as_deref()))
+            && let Err(error) = std::fs::write(file, shortened(line).to_json(self.run.as_deref()))
         {
             self.say(&format!("warning: cannot write the result to {}: {error}", file.display()));
         }
@@ -261,6 +262,19 @@ impl Report {
             errors: self.errors(),
             current_file: (!current.is_empty()).then_some(current),
         }
+    }
+}
+
+/// The longest message of an error in a result file, in bytes.
+const MAX_RESULT_MESSAGE: usize = 2000;
+
+fn shortened(line: &Line) -> Line {
+    match line {
+        Line::Error(failure) if failure.message.len() > MAX_RESULT_MESSAGE => {
+            let end = (0..=MAX_RESULT_MESSAGE).rev().find(|&end| failure.message.is_char_boundary(end)).unwrap_or(0);
+            Line::Error(Failure { message: format!("{}..", &failure.message[..end]), ..failure.clone() })
+        }
+        other => other.clone(),
     }
 }
 

@@ -303,7 +303,8 @@ impl Pass<'_> {
                 if let Some(said) = said {
                     return self.settle(&attempt, said);
                 }
-                if *is_running {
+                // Between the container that creates the repository and the one that moves, none runs.
+                if *is_running || self.status.phase == Phase::InProgress {
                     if self.status.phase != Phase::InProgress {
                         self.enter(Phase::InProgress, Reason::Moving, "the mover is at work");
                     }

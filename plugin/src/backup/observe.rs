@@ -434,7 +434,11 @@ impl Reader<'_> {
     async fn last_warning(&self, uid: String) -> kube::Result<Option<String>> {
         let fields = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning")).limit(20);
         let events = self.ours::<Event>().list(&fields).await?.items;
-        let newest = events.into_iter().max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+        // What keeps it from going on; kubelet warns of much else.
+        let hinders = |event: &Event| {
+            event.reason.as_deref().is_some_and(|reason| ["Fail", "BackOff", "Err"].iter().any(|word| reason.contains(word)))
+        };
+        let newest = events.into_iter().filter(hinders).max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
         Ok(newest.and_then(|event| event.message))
     }
 
