@@ -10,7 +10,7 @@ export ESTIBA_E2E_BIN
 
 step "format, lints"
 cargo fmt --all --check
-cargo clippy --release --locked --workspace --all-targets --quiet -- -D warnings
+cargo clippy --release --locked --workspace --all-targets --features e2e/cluster --quiet -- -D warnings
 
 step "generated files are current"
 made=$(mktemp -d)

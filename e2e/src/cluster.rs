@@ -61,6 +61,14 @@ impl Cluster {
         Program::new(tool("kubectl")).env("KUBECONFIG", self.kubeconfig())
     }
 
+    /// `kubectl estiba`, found by kubectl as a plugin.
+    pub fn plugin(&self, args: &[&str]) -> Ran {
+        let here = std::env::current_exe().unwrap();
+        let programs = here.parent().and_then(Path::parent).unwrap();
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        self.kubectl().env("PATH", path).run(&[&["estiba"], args].concat())
+    }
+
     /// The script that made it.
     pub fn script(&self, args: &[&str]) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster.sh");

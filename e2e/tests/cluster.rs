@@ -31,10 +31,13 @@ fn a_claim_goes_to_the_repository_and_stock_restic_restores_it() {
     assert_eq!(listed["paths"], json!(["/story/data"]));
     assert_eq!(listed["time"].as_str().unwrap()[..19], status["snapshot"]["taken"].as_str().unwrap()[..19]);
     // A second run, of what has not changed, stores nothing but its snapshot.
-    scene.backup("second", "data");
-    assert_eq!(scene.ends("second", "Completed")["phase"], "Completed");
+    let followed = scene.cluster.plugin(&["backup", "--namespace", "story", "--repository", "story", "data"]);
+    assert!(followed.code == 0 && followed.stdout.contains("Completed"), "{followed:?}");
+    let second = followed.stdout.split(['/', ' ']).nth(1).unwrap().to_owned();
+    scene.ends(&second, "Completed");
+    assert!(scene.cluster.plugin(&["status", "--namespace", "story"]).stdout.contains(&second));
     let kstatus = |kind: &str| {
-        scene.status("second")["conditions"].as_array().unwrap().iter().find(|each| each["type"] == kind).unwrap()["status"].clone()
+        scene.status(&second)["conditions"].as_array().unwrap().iter().find(|each| each["type"] == kind).unwrap()["status"].clone()
     };
     assert_eq!((kstatus("Ready"), kstatus("Reconciling"), kstatus("Stalled")), (json!("True"), json!("False"), json!("False")));
     scene.leaves_nothing();

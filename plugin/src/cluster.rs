@@ -51,6 +51,17 @@ pub async fn is_lost(client: &kube::Client, node: &str) -> kube::Result<bool> {
     Ok(node.is_none_or(|node| taints(&node).iter().any(|taint| taint.key == OUT_OF_SERVICE)))
 }
 
+/// An object that is gone already, or another one by now, needs no change.
+///
+/// # Errors
+/// All others.
+pub(crate) fn gone_is_fine(result: kube::Result<()>) -> kube::Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        other => other,
+    }
+}
+
 fn taints(node: &Node) -> &[Taint] {
     node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default()
 }

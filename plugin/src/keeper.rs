@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::api::volume_backup::{Phase, VolumeBackup};
 use crate::api::{RUN_LABEL, SLOT_FINALIZER};
 use crate::backup::objects::{self, ATTEMPT_LABEL, Installation};
-use crate::cluster;
+use crate::cluster::{self, gone_is_fine};
 
 /// After its grace, a container that has not started cannot start any more: what it must mount is gone as well.
 const NEVER_STARTED_FOR: SignedDuration = SignedDuration::from_secs(10);
@@ -109,13 +109,6 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     let status = pod.status.as_ref();
     let init = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
     init.iter().chain(status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default())
-}
-
-fn gone_is_fine(result: kube::Result<()>) -> kube::Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use contract::BackupSummary;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaimStatus, Secret};
+use k8s_openapi::api::core::v1::{NodeSelector, PersistentVolumeClaimStatus, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::ResourceExt;
 use plugin::api::external::{VolumeSnapshotContent, VolumeSnapshotContentSpec, VolumeSnapshotContentStatus, VolumeSnapshotStatus};
@@ -68,6 +68,7 @@ impl World {
             claim_problem: None,
             binds_late: false,
             has_volume: false,
+            claim_topology: None,
             is_reached: true,
             requests: Vec::new(),
             has_pods: false,
@@ -363,6 +364,56 @@ fn a_mover_ended_from_outside_does_not_count() {
     }
     world.settle();
     assert_eq!((world.status().phase, world.status().attempts), (Phase::InProgress, 11));
+}
+
+#[test]
+fn a_mover_follows_the_claim_and_a_second_one_gets_a_fresh_claim() {
+    let only = |node: &str| -> NodeSelector {
+        serde_json::from_value(
+            serde_json::json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]}),
+        )
+        .unwrap()
+    };
+    let mut world = World::of_claim();
+    world.gate(true);
+    while world.seen.claim.is_none() {
+        world.step();
+    }
+    // It was bound where the slot is not.
+    (world.seen.claim_topology, world.seen.is_reached) = (Some(only("elsewhere")), false);
+    world.gate(false);
+    world.settle();
+    let status = world.status();
+    assert_eq!((status.phase, status.attempt, status.failures), (Phase::Prepared, None, 0));
+    assert_eq!(status.topology, Some(only("elsewhere")));
+    world.seen.is_reached = true;
+    world.gate(true);
+    world.settle();
+    world.mover_says(MoverSaid::Disrupted("its node is gone".to_owned()));
+    world.settle();
+    world.pod_goes();
+    world.now += SignedDuration::from_mins(20);
+    world.take_acts();
+    world.seen.claim_topology = None;
+    world.settle();
+    assert_eq!(world.take_acts(), ["delete claim", "claim", "request", "pod"]);
+    assert_eq!(world.status().topology, None);
+}
+
+#[test]
+fn a_slot_is_not_held_for_what_does_not_come() {
+    let mut world = World::of_claim();
+    world.gate(true);
+    while world.status().attempt.is_none() {
+        world.step();
+    }
+    world.seen.missing = Some(Missing { reason: Reason::SecretMissing, message: "there is no Secret".to_owned() });
+    world.settle();
+    assert_eq!(world.status().phase, Phase::DatamoverDeploying);
+    world.now += SignedDuration::from_secs(601);
+    world.step();
+    assert_eq!((world.status().phase, world.status().attempt), (Phase::Prepared, None));
+    assert!(world.status().message.contains("there is no Secret"), "{}", world.status().message);
 }
 
 #[test]

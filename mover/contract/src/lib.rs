@@ -268,9 +268,9 @@ mod tests {
     #[test]
     fn golden_lines() {
         let item = Line::Item(Item { path: "/a".to_owned(), problem: "permission denied".to_owned(), severity: Severity::Error });
-        assert_eq!(item.to_json(), r#"{"message_type":"item","path":"/a","problem":"permission denied","severity":"error"}"#);
+        assert_eq!(item.to_json(None), r#"{"message_type":"item","path":"/a","problem":"permission denied","severity":"error"}"#);
         let error = Line::Error(Failure { code: ExitCode::Locked as u8, message: "locked".to_owned(), hint: None });
-        assert_eq!(error.to_json(), r#"{"message_type":"error","code":11,"message":"locked","hint":null}"#);
-        assert_eq!(serde_json::from_str::<Line>(&error.to_json()).unwrap(), error);
+        assert_eq!(error.to_json(None), r#"{"message_type":"error","code":11,"message":"locked","hint":null}"#);
+        assert_eq!(serde_json::from_str::<Line>(&error.to_json(None)).unwrap(), error);
     }
 }

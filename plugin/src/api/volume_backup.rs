@@ -174,7 +174,8 @@ pub struct VolumeBackupStatus {
     /// The snapshot of the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<VolumeSnapshotSeen>,
-    /// Where the volume can be reached: what its PersistentVolume requires of nodes. None: everywhere.
+    /// Where the mover can reach what it reads: what the backup claim's volume requires of nodes, before it is bound
+    /// what the source's does. None: everywhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<NodeSelector>,
     /// The node and slot that are its own: every other decision counts it.
@@ -227,6 +228,9 @@ pub struct VolumeSnapshotSeen {
     pub storage_class: Option<String>,
     /// `Filesystem` or `Block`.
     pub volume_mode: String,
+    /// What the source's volume requires of nodes. None: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topology: Option<NodeSelector>,
     /// The VolumeSnapshotContent in the claim's namespace, until it is handed over.
     pub content: String,
 }

@@ -12,6 +12,7 @@ use super::objects::{self, Installation, SELECTED_NODE};
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::volume_backup::VolumeBackup;
 use crate::api::{RUN_FINALIZER, RUN_LABEL};
+use crate::cluster::gone_is_fine;
 
 /// Makes the change.
 ///
@@ -90,12 +91,4 @@ where
     let preconditions = Preconditions { uid: object.meta().uid.clone(), resource_version: None };
     let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
     gone_is_fine(api.delete(&object.meta().name.clone().unwrap_or_default(), &parameters).await.map(drop))
-}
-
-/// Gone already, or another one by now.
-fn gone_is_fine(result: kube::Result<()>) -> kube::Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-        other => other,
-    }
 }

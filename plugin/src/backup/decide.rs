@@ -183,6 +183,7 @@ impl Pass<'_> {
             bytes: content.status.as_ref().and_then(|status| status.restore_size).unwrap_or_default().max(self.seen.volume.bytes),
             storage_class: self.seen.volume.storage_class.clone(),
             volume_mode: content.spec.source_volume_mode.clone().unwrap_or_else(|| self.seen.volume.mode.clone()),
+            topology: self.seen.volume.topology.clone(),
             content: content.name_any(),
         });
         self.status.topology.clone_from(&self.seen.volume.topology);
@@ -257,6 +258,9 @@ impl Pass<'_> {
         if self.seen.has_pods {
             return self.wait(Reason::Retrying, "waiting for the mover before to end", POLL);
         }
+        if let Some(step) = self.follow_claim() {
+            return step;
+        }
         let gate = &self.seen.gate;
         if let Some(grant) = &gate.grant {
             self.status.attempts += 1;
@@ -277,6 +281,26 @@ impl Pass<'_> {
             None => (Reason::WaitingForSlot, "waiting for a slot".to_owned()),
         };
         self.wait(reason, &message, LOOK_AGAIN)
+    }
+
+    /// Where the claim is bound, the mover must go. Where no mover may go, a fresh claim may be bound elsewhere: all of it
+    /// is in the snapshot.
+    fn follow_claim(&mut self) -> Option<Step> {
+        let of_source = self.status.snapshot.as_ref().and_then(|snapshot| snapshot.topology.clone());
+        let Some(claim) = &self.seen.claim else {
+            (self.status.topology, self.status.retry_after) = (of_source, None);
+            return None;
+        };
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Some(look_again(POLL));
+        }
+        if self.seen.claim_topology.is_some() {
+            self.status.topology.clone_from(&self.seen.claim_topology);
+        }
+        // After a mover that failed, too: its volume may hang on a node that is gone.
+        let is_second = self.status.retry_after.is_some();
+        let is_stranded = self.seen.gate.standing.as_ref().is_some_and(|standing| !standing.has_node) && self.status.topology != of_source;
+        (is_second || is_stranded).then(|| act(Act::DeleteClaim(claim.clone())))
     }
 
     fn shape(&self) -> ClaimShape {
@@ -327,6 +351,12 @@ impl Pass<'_> {
         if self.status.phase == Phase::InProgress {
             return self.retry(Reason::Retrying, "the mover's pod is gone, and left no result");
         }
+        // Whatever it is that does not come: others could use the slot.
+        let limit = u64::from(self.seen.policy.start_timeout_seconds);
+        if self.phase_lasts(limit) {
+            let (reason, message) = (self.status.reason.unwrap_or(Reason::ClaimBinding), self.status.message.clone());
+            return self.retry(reason, &format!("the mover could not be started on {} within {limit} s: {message}", attempt.node));
+        }
         if let Some(missing) = self.seen.missing.clone() {
             return self.wait(missing.reason, &missing.message, POLL);
         }
@@ -346,14 +376,11 @@ impl Pass<'_> {
                 // It may be half made elsewhere: a fresh one from the snapshot.
                 return act(Act::DeleteClaim(claim.clone()));
             }
-            let limit = u64::from(self.seen.policy.start_timeout_seconds);
-            if self.phase_lasts(limit) {
-                return self.retry(Reason::ClaimBinding, &format!("the backup claim was not bound on {} within {limit} s", attempt.node));
-            }
             let message = self.seen.claim_problem.clone().unwrap_or_else(|| format!("the backup claim is being bound on {}", attempt.node));
             return self.wait(Reason::ClaimBinding, &message, POLL);
         }
         if !self.seen.is_reached {
+            self.status.topology.clone_from(&self.seen.claim_topology);
             return self.give_back(attempt);
         }
         let (Some(repository), Some(keys)) = (&self.seen.repository, &self.seen.keys) else {

@@ -2,7 +2,7 @@
 
 use contract::{BackupSummary, ExitCode, Line, Said, Status};
 use k8s_openapi::api::core::v1::{
-    ContainerStateTerminated, Event, Namespace, NodeSelector, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
+    ContainerStateTerminated, Event, Namespace, Node, NodeSelector, PersistentVolume, PersistentVolumeClaim, Pod, Secret,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ListParams, LogParams};
@@ -60,7 +60,9 @@ pub struct Seen {
     pub binds_late: bool,
     /// Whether its volume is still there, with or without it.
     pub has_volume: bool,
-    /// Whether the attempt's node reaches the claim's volume.
+    /// What the claim's volume requires of nodes.
+    pub claim_topology: Option<NodeSelector>,
+    /// Whether the attempt's node is one of those.
     pub is_reached: bool,
     /// Attempts that could still start a mover.
     pub requests: Vec<u32>,
@@ -181,6 +183,7 @@ pub async fn observe(client: &kube::Client, installation: &Installation, backup:
         claim_problem: None,
         binds_late: false,
         has_volume: false,
+        claim_topology: None,
         is_reached: true,
         requests: Vec::new(),
         has_pods: false,
@@ -420,12 +423,11 @@ impl Reader<'_> {
             }
             return Ok(());
         };
-        if let (Some(volume), Some(attempt)) = (self.all::<PersistentVolume>().get_opt(volume_name).await?, attempt) {
-            let topology = volume.spec.and_then(|spec| spec.node_affinity).and_then(|affinity| affinity.required);
-            if let Some(selector) = topology {
-                let node = self.all::<k8s_openapi::api::core::v1::Node>().get_opt(&attempt.node).await?;
-                seen.is_reached = node.is_none_or(|node| reach::selects(&selector, &attempt.node, node.labels()));
-            }
+        let volume = self.all::<PersistentVolume>().get_opt(volume_name).await?;
+        seen.claim_topology = volume.and_then(|volume| volume.spec?.node_affinity?.required);
+        if let (Some(selector), Some(attempt)) = (&seen.claim_topology, attempt) {
+            let node = self.all::<Node>().get_opt(&attempt.node).await?;
+            seen.is_reached = node.is_none_or(|node| reach::selects(selector, &attempt.node, node.labels()));
         }
         Ok(())
     }
