@@ -1,24 +1,28 @@
 //! What the whole cluster looks like to the gate: kept by watches, so that a question costs no request.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, NodeSelector, Pod, Taint, Toleration};
 use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
 use kube::core::SelectorExt;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, ResourceExt};
 
-use crate::api::volume_backup::{Attempt, Phase, VolumeBackup};
-use crate::api::{MoverPolicy, MoverPolicySpec, RUN_LABEL};
-use crate::backup::objects::{SLOT_LABEL, WORK_LABEL};
+use crate::api::run::{Attempt, Phase};
+use crate::api::volume_backup::Urgency;
+use crate::api::{MoverPolicy, MoverPolicySpec, RUN_LABEL, VolumeBackup, VolumeRestore};
 use crate::gate::{self, Grant, Reach, Standing, Waiting, Work};
 use crate::reach;
+use crate::run::Run;
+use crate::run::objects::{SLOT_LABEL, WORK_LABEL};
 
 /// Taint of nodes whose pods are to be taken for dead, by somebody who knows.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// What a node is tainted with because it is cordoned: said better by the cordon itself.
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// A kubelet that is back has told by now what became of its pods.
+const BACK_FOR: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
 /// The only policy that counts.
 pub const POLICY: &str = "default";
 
@@ -31,6 +35,8 @@ pub struct GateView {
     pub standing: Option<Standing>,
     /// Whether its claim may be made before it has a slot.
     pub may_prepare: bool,
+    /// Mover pods in the whole cluster.
+    pub movers: usize,
 }
 
 /// The policy that counts now.
@@ -42,24 +48,37 @@ pub async fn policy(client: &kube::Client) -> kube::Result<MoverPolicySpec> {
     Ok(policies.get_opt(POLICY).await?.map(|policy| policy.spec).unwrap_or_default())
 }
 
-/// Whether a node is gone for good: its object is, or somebody who knows has said so.
+/// Whether a node can be believed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeState {
+    /// Its kubelet speaks.
+    Ready,
+    /// It does not, and what it ran may run on.
+    NotReady,
+    /// It is gone for good: its object is, or somebody who knows has said so.
+    Lost,
+}
+
+/// How a node is.
 ///
 /// # Errors
 /// Those of the API server: a node that cannot be asked about is not gone.
-pub async fn is_lost(client: &kube::Client, node: &str) -> kube::Result<bool> {
-    let node = Api::<Node>::all(client.clone()).get_opt(node).await?;
-    Ok(node.is_none_or(|node| taints(&node).iter().any(|taint| taint.key == OUT_OF_SERVICE)))
+pub async fn node_state(client: &kube::Client, node: &str) -> kube::Result<NodeState> {
+    let Some(node) = Api::<Node>::all(client.clone()).get_opt(node).await? else { return Ok(NodeState::Lost) };
+    let is_out = taints(&node).iter().any(|taint| taint.key == OUT_OF_SERVICE);
+    let since = ready_since(&node);
+    let is_believed = since.is_some_and(|since| jiff::Timestamp::now().duration_since(since) > BACK_FOR);
+    Ok(match (is_out, is_believed) {
+        (true, _) => NodeState::Lost,
+        (false, true) => NodeState::Ready,
+        (false, false) => NodeState::NotReady,
+    })
 }
 
-/// An object that is gone already, or another one by now, needs no change.
-///
-/// # Errors
-/// All others.
-pub(crate) fn gone_is_fine(result: kube::Result<()>) -> kube::Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-        other => other,
-    }
+fn ready_since(node: &Node) -> Option<jiff::Timestamp> {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
+    Some(ready.last_transition_time.as_ref().map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0))
 }
 
 fn taints(node: &Node) -> &[Taint] {
@@ -69,8 +88,10 @@ fn taints(node: &Node) -> &[Taint] {
 /// What the watches keep.
 #[derive(Debug)]
 pub struct Cluster {
-    /// All runs.
+    /// All backups.
     pub backups: Store<VolumeBackup>,
+    /// All restores.
+    pub restores: Store<VolumeRestore>,
     /// Mover pods.
     pub pods: Store<Pod>,
     /// Nodes.
@@ -92,6 +113,7 @@ impl Cluster {
     /// A watch that ended before.
     pub async fn wait_until_ready(&self) -> Result<(), kube::runtime::reflector::store::WriterDropped> {
         self.backups.wait_until_ready().await?;
+        self.restores.wait_until_ready().await?;
         self.pods.wait_until_ready().await?;
         self.nodes.wait_until_ready().await?;
         self.csi_nodes.wait_until_ready().await?;
@@ -108,46 +130,82 @@ impl Cluster {
         self.policies.state().into_iter().find(|policy| policy.name_any() == POLICY).map(|policy| policy.spec.clone()).unwrap_or_default()
     }
 
+    fn runs(&self) -> Vec<RunFacts> {
+        let backups = self.backups.state();
+        let restores = self.restores.state();
+        backups.iter().map(|run| RunFacts::of(run.as_ref())).chain(restores.iter().map(|run| RunFacts::of(run.as_ref()))).collect()
+    }
+
     /// What the gate decides now.
     #[must_use]
     pub fn decide(&self) -> gate::Decision {
         let policy = self.policy();
-        let backups = self.backups.state();
-        let attempts = self.attempts(&backups);
-        let nodes: Vec<gate::Node> = self.nodes.state().iter().map(|node| self.node(node, &policy, &attempts)).collect();
-        let waits =
-            |backup: &&std::sync::Arc<VolumeBackup>| is_waiting(backup) && !attempts.contains_key(&backup.uid().unwrap_or_default());
-        let waiting = backups.iter().filter(waits).map(|backup| self.waiting(backup)).collect();
-        gate::decide(nodes, waiting)
+        let runs = self.runs();
+        let attempts = self.attempts(&runs);
+        let (pods, nodes, csi_nodes, attachments) =
+            (self.pods.state(), self.nodes.state(), self.csi_nodes.state(), self.attachments.state());
+        let mut drivers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for node in &csi_nodes {
+            for driver in &node.spec.drivers {
+                drivers.entry(&driver.name).or_default().insert(node.metadata.name.as_deref().unwrap_or_default());
+            }
+        }
+        let mut attached: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        for attachment in &attachments {
+            *attached.entry((&attachment.spec.node_name, &attachment.spec.attacher)).or_default() += 1;
+        }
+        let facts = NodeFacts { policy: &policy, pods: &pods, attempts: &attempts, csi_nodes: &csi_nodes, attached: &attached };
+        let gate_nodes: Vec<gate::Node> = nodes.iter().map(|node| facts.node(node)).collect();
+        // What is left of an attempt ends before the next one begins.
+        let has_pod: BTreeSet<&str> = pods.iter().filter_map(|pod| pod.labels().get(RUN_LABEL).map(String::as_str)).collect();
+        let waits = |run: &&RunFacts| run.is_waiting && !attempts.contains_key(&run.uid) && !has_pod.contains(run.uid.as_str());
+        let reach = |run: &RunFacts| {
+            let has_driver = drivers.get(run.driver.as_str());
+            let reaches = |node: &&Arc<Node>| {
+                let name = node.name_any();
+                let fits = run.topology.as_ref().is_none_or(|selector| reach::selects(selector, &name, node.labels()));
+                fits && has_driver.is_some_and(|nodes| nodes.contains(name.as_str()))
+            };
+            Reach::Nodes(nodes.iter().filter(reaches).map(|node| node.name_any()).collect())
+        };
+        let waiting = runs.iter().filter(waits).map(|run| Waiting {
+            uid: run.uid.clone(),
+            work: run.work,
+            since: run.since,
+            reach: reach(run),
+            driver: run.driver.clone(),
+            avoid: run.avoid.clone(),
+        });
+        gate::decide(gate_nodes, waiting.collect())
     }
 
     /// What the gate says of one run.
     #[must_use]
-    pub fn view(&self, backup: &VolumeBackup) -> GateView {
-        if !is_waiting(backup) {
-            return GateView::default();
+    pub fn view<K: Run>(&self, run: &K) -> GateView {
+        let run = RunFacts::of(run);
+        let movers = self.pods.len();
+        if !run.is_waiting {
+            return GateView { movers, ..GateView::default() };
         }
-        let uid = backup.uid().unwrap_or_default();
         let mut decision = self.decide();
-        let standing = decision.standings.remove(&uid);
+        let standing = decision.standings.remove(&run.uid);
         let ahead = self.policy().prepare_ahead as usize;
         let may_prepare = standing.as_ref().is_some_and(|standing| standing.has_node && standing.position <= ahead);
-        GateView { grant: decision.grants.into_iter().find(|grant| grant.uid == uid), standing, may_prepare }
+        GateView { grant: decision.grants.into_iter().find(|grant| grant.uid == run.uid), standing, may_prepare, movers }
     }
 
     /// Attempts that hold a slot, by uid; what the watches show by now is forgotten here.
-    fn attempts(&self, backups: &[std::sync::Arc<VolumeBackup>]) -> BTreeMap<String, Attempt> {
+    fn attempts(&self, runs: &[RunFacts]) -> BTreeMap<String, Attempt> {
         let mut recorded = self.recorded.lock().expect("no holder panics");
         let mut attempts = BTreeMap::new();
         let mut known = BTreeSet::new();
-        for backup in backups {
-            let (uid, status) = (backup.uid().unwrap_or_default(), backup.status.clone().unwrap_or_default());
-            if recorded.get(&uid).is_some_and(|attempt| status.attempts >= attempt.number) {
-                recorded.remove(&uid);
+        for run in runs {
+            if recorded.get(&run.uid).is_some_and(|attempt| run.attempts >= attempt.number) {
+                recorded.remove(&run.uid);
             }
-            known.insert(uid.clone());
-            if let Some(attempt) = status.attempt.filter(|_| !status.phase.is_end()) {
-                attempts.insert(uid, attempt);
+            known.insert(run.uid.clone());
+            if let Some(attempt) = &run.attempt {
+                attempts.insert(run.uid.clone(), attempt.clone());
             }
         }
         recorded.retain(|uid, _| known.contains(uid));
@@ -155,89 +213,121 @@ impl Cluster {
         attempts
     }
 
-    fn waiting(&self, backup: &VolumeBackup) -> Waiting {
-        let status = backup.status.clone().unwrap_or_default();
-        let driver = status.snapshot.map(|snapshot| snapshot.driver).unwrap_or_default();
-        let has_driver: BTreeSet<String> = self
-            .csi_nodes
-            .state()
-            .iter()
-            .filter(|node| node.spec.drivers.iter().any(|listed| listed.name == driver))
-            .map(|node| node.name_any())
-            .collect();
-        let reaches = |node: &Node| {
-            let fits = status.topology.as_ref().is_none_or(|selector| reach::selects(selector, &node.name_any(), node.labels()));
-            fits && has_driver.contains(&node.name_any())
-        };
-        let reach = Reach::Nodes(self.nodes.state().iter().filter(|node| reaches(node)).map(|node| node.name_any()).collect());
-        let since = backup.metadata.creation_timestamp.as_ref().map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0);
-        Waiting { uid: backup.uid().unwrap_or_default(), work: Work::Backup(backup.spec.urgency), since, reach, driver }
+    /// The runs that have a slot as soon as they ask.
+    #[must_use]
+    pub fn next(&self) -> (Vec<ObjectRef<VolumeBackup>>, Vec<ObjectRef<VolumeRestore>>) {
+        let granted: BTreeSet<String> = self.decide().grants.into_iter().map(|grant| grant.uid).collect();
+        (refs(&self.backups, |uid| granted.contains(uid)), refs(&self.restores, |uid| granted.contains(uid)))
     }
+}
 
-    fn node(&self, node: &Node, policy: &MoverPolicySpec, attempts: &BTreeMap<String, Attempt>) -> gate::Node {
+/// The runs whose uid it is.
+pub fn refs<K: Run>(runs: &Store<K>, is_meant: impl Fn(&str) -> bool) -> Vec<ObjectRef<K>> {
+    let runs = runs.state();
+    let meant = runs.iter().filter(|run| run.meta().uid.as_deref().is_some_and(&is_meant));
+    meant.map(|run| ObjectRef::from_obj(run.as_ref())).collect()
+}
+
+/// What the gate needs to know of a run.
+struct RunFacts {
+    uid: String,
+    work: Work,
+    since: jiff::Timestamp,
+    /// It wants a slot and may have one.
+    is_waiting: bool,
+    /// The slot that it holds. One that stops holds it no more; its pod does, as long as there is one.
+    attempt: Option<Attempt>,
+    attempts: u32,
+    topology: Option<NodeSelector>,
+    driver: String,
+    avoid: Option<String>,
+}
+
+impl RunFacts {
+    fn of<K: Run>(run: &K) -> Self {
+        let status = run.run_status();
+        let is_leaving = run.is_cancelled() || run.meta().deletion_timestamp.is_some();
+        let phase = status.map(|status| status.phase).unwrap_or_default();
+        let is_later = status.and_then(|status| status.retry_after.as_ref()).is_some_and(|after| after.0 > jiff::Timestamp::now());
+        let holds = matches!(phase, Phase::DatamoverDeploying | Phase::InProgress) && !is_leaving;
+        Self {
+            uid: run.meta().uid.clone().unwrap_or_default(),
+            work: run.work(),
+            since: run.meta().creation_timestamp.as_ref().map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0),
+            is_waiting: phase == Phase::Prepared && !is_later && !is_leaving,
+            attempt: status.and_then(|status| status.attempt.clone()).filter(|_| holds),
+            attempts: status.map_or(0, |status| status.attempts),
+            topology: status.and_then(|status| status.topology.clone()),
+            driver: run.driver().unwrap_or_default().to_owned(),
+            avoid: status.and_then(|status| status.avoid.clone()),
+        }
+    }
+}
+
+/// What the gate needs to know of nodes.
+struct NodeFacts<'a> {
+    policy: &'a MoverPolicySpec,
+    pods: &'a [Arc<Pod>],
+    attempts: &'a BTreeMap<String, Attempt>,
+    csi_nodes: &'a [Arc<CSINode>],
+    attached: &'a BTreeMap<(&'a str, &'a str), usize>,
+}
+
+impl NodeFacts<'_> {
+    fn node(&self, node: &Node) -> gate::Node {
+        const BACKUP: Work = Work::Backup(Urgency::Manual);
         let name = node.name_any();
-        let closed = closed(node, policy);
-        let rule = policy
-            .nodes
-            .iter()
-            .find(|rule| kube::core::Selector::try_from(rule.selector.clone()).is_ok_and(|selector| selector.matches(node.labels())));
-        let limit = if closed.is_some() { 0 } else { rule.map_or(policy.movers_per_node, |rule| rule.movers) };
+        let (limit, closed) = limit(self.policy, node);
         let mut taken = BTreeMap::new();
-        for pod in self.pods.state() {
+        for pod in self.pods {
             let slot = pod.labels().get(SLOT_LABEL).and_then(|slot| slot.parse::<u32>().ok());
             // By its name, which cannot be changed.
             if let Some(slot) = slot.filter(|slot| gate::pod_name(&name, *slot) == pod.name_any()) {
                 let is_restore = pod.labels().get(WORK_LABEL).is_some_and(|work| work == "restore");
-                let work = if is_restore { Work::Restore } else { Work::Backup(crate::api::volume_backup::Urgency::Manual) };
-                taken.insert(slot, work);
+                taken.insert(slot, if is_restore { Work::Restore } else { BACKUP });
             }
         }
-        for attempt in attempts.values().filter(|attempt| attempt.node == name) {
-            taken.entry(attempt.slot).or_insert(Work::Backup(crate::api::volume_backup::Urgency::Manual));
+        for attempt in self.attempts.values().filter(|attempt| attempt.node == name) {
+            taken.entry(attempt.slot).or_insert(BACKUP);
         }
-        gate::Node { limit, closed, reserved: policy.reserved_for_restore, taken, attachable: self.attachable(&name), name }
+        gate::Node { limit, closed, reserved: self.policy.reserved_for_restore, taken, attachable: self.attachable(&name), name }
     }
 
     /// Drivers that limit what they attach to a node, and what is left.
     fn attachable(&self, node: &str) -> BTreeMap<String, u32> {
-        let Some(csi_node) = self.csi_nodes.state().into_iter().find(|csi_node| csi_node.name_any() == node) else {
+        let Some(csi_node) = self.csi_nodes.iter().find(|csi_node| csi_node.metadata.name.as_deref() == Some(node)) else {
             return BTreeMap::new();
-        };
-        let attachments = self.attachments.state();
-        let count = |driver: &str| {
-            attachments.iter().filter(|attached| attached.spec.node_name == node && attached.spec.attacher == driver).count()
         };
         let limited = csi_node.spec.drivers.iter().filter_map(|driver| {
             let limit = driver.allocatable.as_ref()?.count?;
-            let left = usize::try_from(limit).ok()?.saturating_sub(count(&driver.name));
+            let attached = self.attached.get(&(node, driver.name.as_str())).copied().unwrap_or_default();
+            let left = usize::try_from(limit).ok()?.saturating_sub(attached);
             Some((driver.name.clone(), u32::try_from(left).unwrap_or(u32::MAX)))
         });
         limited.collect()
     }
+}
 
-    /// The runs that have a slot as soon as they ask.
-    #[must_use]
-    pub fn next(&self) -> Vec<kube::runtime::reflector::ObjectRef<VolumeBackup>> {
-        let granted: BTreeSet<String> = self.decide().grants.into_iter().map(|grant| grant.uid).collect();
-        let backups = self.backups.state();
-        let next = backups.iter().filter(|backup| backup.uid().is_some_and(|uid| granted.contains(&uid)));
-        next.map(|backup| kube::runtime::reflector::ObjectRef::from_obj(backup.as_ref())).collect()
-    }
-
-    /// The run that a pod, claim or snapshot was made for.
-    #[must_use]
-    pub fn run_of<K: ResourceExt>(&self, object: &K) -> Option<kube::runtime::reflector::ObjectRef<VolumeBackup>> {
-        let uid = object.labels().get(RUN_LABEL)?;
-        let backup = self.backups.state().into_iter().find(|backup| backup.uid().as_ref() == Some(uid))?;
-        Some(kube::runtime::reflector::ObjectRef::from_obj(backup.as_ref()))
+/// How many movers may run on a node, and why none may.
+#[must_use]
+pub fn limit(policy: &MoverPolicySpec, node: &Node) -> (u32, Option<String>) {
+    // A rule that nobody can read means nobody knows whom: better nobody than too many.
+    match (closed(node, policy), rule(policy, node)) {
+        (Some(why), _) | (None, Err(why)) => (0, Some(why)),
+        (None, Ok(movers)) => (movers.unwrap_or(policy.movers_per_node), None),
     }
 }
 
-/// A run that wants a slot and may have one.
-fn is_waiting(backup: &VolumeBackup) -> bool {
-    let Some(status) = &backup.status else { return false };
-    let is_later = status.retry_after.as_ref().is_some_and(|after| after.0 > jiff::Timestamp::now());
-    status.phase == Phase::Prepared && !is_later && !backup.spec.cancel && backup.metadata.deletion_timestamp.is_none()
+/// How many movers the first rule that fits a node gives it.
+fn rule(policy: &MoverPolicySpec, node: &Node) -> Result<Option<u32>, String> {
+    for rule in &policy.nodes {
+        let selector = kube::core::Selector::try_from(rule.selector.clone());
+        let selector = selector.map_err(|error| format!("is meant by a rule of the policy that cannot be read: {error}"))?;
+        if selector.matches(node.labels()) {
+            return Ok(Some(rule.movers));
+        }
+    }
+    Ok(None)
 }
 
 /// Why no mover may run on a node.
@@ -246,8 +336,7 @@ fn closed(node: &Node, policy: &MoverPolicySpec) -> Option<String> {
     if spec.unschedulable == Some(true) {
         return Some("is cordoned".to_owned());
     }
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    if !conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+    if ready_since(node).is_none() {
         return Some("is not ready".to_owned());
     }
     if !policy.pod.node_selector.iter().all(|(key, value)| node.labels().get(key) == Some(value)) {
@@ -312,6 +401,17 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(bytes(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_read_closes_the_node() {
+        let policy = |operator: &str| -> MoverPolicySpec {
+            let rule = serde_json::json!({"selector": {"matchExpressions": [{"key": "k", "operator": operator}]}, "movers": 9});
+            serde_json::from_value(serde_json::json!({"nodes": [rule]})).unwrap()
+        };
+        assert_eq!(rule(&policy("DoesNotExist"), &Node::default()), Ok(Some(9)));
+        assert_eq!(rule(&policy("Exists"), &Node::default()), Ok(None));
+        assert!(rule(&policy("Nonsense"), &Node::default()).is_err());
     }
 
     #[test]

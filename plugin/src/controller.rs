@@ -8,6 +8,7 @@
 //! It has no memory: what it must know is in the API server. Client required.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,22 +19,23 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::{Controller, WatchStreamExt, reflector, watcher};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{Config, Controller, WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::repository::RepositoryStatus;
-use crate::api::volume_backup::{Phase, Reason, VolumeBackup, VolumeBackupStatus};
-use crate::api::{MANAGED_LABEL, MoverPolicy, Repository};
-use crate::backup::objects::Installation;
-use crate::backup::{self, Seen};
-use crate::cluster::Cluster;
+use crate::api::run::{Phase, Reason};
+use crate::api::{BackupSchedule, MANAGED_LABEL, MoverPolicy, RUN_LABEL, Repository, VolumeBackup, VolumeRestore, conditions};
+use crate::cluster::{self, Cluster};
 use crate::keeper;
+use crate::run::objects::Installation;
+use crate::run::observe::RunSeen;
+use crate::run::pod::{MoverSaid, PodSeen};
+use crate::run::{self, Run};
+use crate::schedule;
 
-/// Who writes statuses.
-const MANAGER: &str = "estiba-controller";
 /// After an error of the API server; each further one doubles it, to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
@@ -43,6 +45,8 @@ const REFUSED_RETRY: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_millis(50);
 /// Slots are looked at again after this, in case a change was missed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Runs of a kind that are looked at in one moment: so many requests wait at the API server, not more.
+const AT_ONCE: u16 = 32;
 /// Between two looks at a pod that is to end.
 const KEEP_AGAIN: Duration = Duration::from_secs(2);
 
@@ -63,6 +67,8 @@ struct Context {
     failures: Mutex<HashMap<String, u32>>,
     /// Whether the watches have shown all there is: before, nothing is decided.
     ready: tokio::sync::watch::Receiver<bool>,
+    /// Steps until this process ends in the middle of everything, for tests.
+    steps: Option<AtomicU32>,
 }
 
 impl Context {
@@ -70,32 +76,41 @@ impl Context {
     async fn is_ready(&self) -> bool {
         self.ready.clone().wait_for(|ready| *ready).await.is_ok()
     }
+
+    /// Something was recorded or changed.
+    fn step(&self) {
+        if self.steps.as_ref().is_some_and(|left| left.fetch_sub(1, Ordering::Relaxed) <= 1) {
+            std::process::abort();
+        }
+    }
 }
 
-/// Works until `stop` comes, or a watch ends for good.
-pub async fn run(client: Client, installation: Installation, stop: impl Future<Output = ()>) {
+/// Works until `stop` comes, or a watch ends for good. `steps` is for tests: after so many changes the process is aborted.
+pub async fn run(client: Client, installation: Installation, steps: Option<u32>, stop: impl Future<Output = ()>) {
     let ours = |client: &Client| Api::<Pod>::namespaced(client.clone(), &installation.namespace);
-    let managed = || watcher::Config::default().labels(&format!("{}={}", MANAGED_LABEL.0, MANAGED_LABEL.1));
     let (wake_tx, wake_rx) = tokio::sync::mpsc::channel::<()>(1);
-    let (next_tx, next_rx) = mpsc::unbounded();
+    let (backups_tx, backups_rx) = mpsc::unbounded();
+    let (restores_tx, restores_rx) = mpsc::unbounded();
     let (ready_tx, ready_rx) = tokio::sync::watch::channel(false);
 
-    let backups = Controller::new(Api::<VolumeBackup>::all(client.clone()), watcher::Config::default());
-    // A store of its own: only one may wait for a store to be ready, and Controller waits for its own.
-    let (all_backups, backups_writer) = reflector::store();
+    // Stores of its own: only one may wait for a store to be ready, and Controller waits for its own.
+    let (backups, backups_writer) = reflector::store();
+    let (restores, restores_writer) = reflector::store();
     let (pods, pods_writer) = reflector::store();
     let (nodes, nodes_writer) = reflector::store();
     let (csi_nodes, csi_nodes_writer) = reflector::store();
     let (attachments, attachments_writer) = reflector::store();
     let (policies, policies_writer) = reflector::store();
-    let cluster = Arc::new(Cluster { backups: all_backups, pods, nodes, csi_nodes, attachments, policies, recorded: Mutex::default() });
+    let cluster = Arc::new(Cluster { backups, restores, pods, nodes, csi_nodes, attachments, policies, recorded: Mutex::default() });
+    let everything = watcher::Config::default;
     let watches = [
-        keep_store(Api::<VolumeBackup>::all(client.clone()), watcher::Config::default(), backups_writer, wake_tx.clone()),
+        keep_store(Api::<VolumeBackup>::all(client.clone()), everything(), backups_writer, wake_tx.clone()),
+        keep_store(Api::<VolumeRestore>::all(client.clone()), everything(), restores_writer, wake_tx.clone()),
         keep_store(ours(&client), managed(), pods_writer, wake_tx.clone()),
-        keep_store(Api::<Node>::all(client.clone()), watcher::Config::default(), nodes_writer, wake_tx.clone()),
-        keep_store(Api::<CSINode>::all(client.clone()), watcher::Config::default(), csi_nodes_writer, wake_tx.clone()),
-        keep_store(Api::<VolumeAttachment>::all(client.clone()), watcher::Config::default(), attachments_writer, wake_tx.clone()),
-        keep_store(Api::<MoverPolicy>::all(client.clone()), watcher::Config::default(), policies_writer, wake_tx.clone()),
+        keep_store(Api::<Node>::all(client.clone()), everything(), nodes_writer, wake_tx.clone()),
+        keep_store(Api::<CSINode>::all(client.clone()), everything(), csi_nodes_writer, wake_tx.clone()),
+        keep_store(Api::<VolumeAttachment>::all(client.clone()), everything(), attachments_writer, wake_tx.clone()),
+        keep_store(Api::<MoverPolicy>::all(client.clone()), everything(), policies_writer, wake_tx),
     ];
     let context = Arc::new(Context {
         client: client.clone(),
@@ -104,33 +119,59 @@ pub async fn run(client: Client, installation: Installation, stop: impl Future<O
         turn: tokio::sync::Mutex::default(),
         failures: Mutex::default(),
         ready: ready_rx,
+        steps: steps.map(AtomicU32::new),
     });
-    let mapper = |cluster: &Arc<Cluster>| cluster.clone();
-    let (of_claims, of_pods, of_snapshots, of_contents) = (mapper(&cluster), mapper(&cluster), mapper(&cluster), mapper(&cluster));
-    let runs = backups
-        .watches(Api::<PersistentVolumeClaim>::namespaced(client.clone(), &installation.namespace), managed(), move |claim| {
-            of_claims.run_of(&claim)
-        })
-        .watches(ours(&client), managed(), move |pod| of_pods.run_of(&pod))
-        .watches(Api::<VolumeSnapshot>::all(client.clone()), managed(), move |snapshot| of_snapshots.run_of(&snapshot))
-        .watches(Api::<VolumeSnapshotContent>::all(client.clone()), managed(), move |content| of_contents.run_of(&content))
-        .reconcile_on(next_rx)
-        .run(reconcile, on_error, context.clone())
-        .for_each(|_| {
-            // What became of a run may free a slot, or want one.
-            let _ = wake_tx.try_send(());
-            futures::future::ready(())
-        });
-    let keeper =
-        Controller::new(ours(&client), managed()).run(keep, on_keep_error, context.clone()).for_each(|_| futures::future::ready(()));
-    let waker = wake(cluster.clone(), ready_tx, wake_rx, next_tx);
+    let of_snapshots = cluster.clone();
+    let of_contents = cluster.clone();
+    let backups = controller::<VolumeBackup>(&context, |cluster| &cluster.backups)
+        .watches(Api::<VolumeSnapshot>::all(client.clone()), managed(), move |snapshot| run_of(&of_snapshots.backups, &snapshot))
+        .watches(Api::<VolumeSnapshotContent>::all(client.clone()), managed(), move |content| run_of(&of_contents.backups, &content))
+        .reconcile_on(backups_rx)
+        .run(reconcile, on_error, context.clone());
+    let restores = controller::<VolumeRestore>(&context, |cluster| &cluster.restores).reconcile_on(restores_rx).run(
+        reconcile,
+        on_error,
+        context.clone(),
+    );
+    let schedules = Controller::new(Api::<BackupSchedule>::all(client.clone()), watcher::Config::default())
+        .owns(Api::<VolumeBackup>::all(client.clone()), watcher::Config::default().labels(schedule::SCHEDULE_LABEL))
+        .run(keep_time, on_time_error, context.clone());
+    let keeper = Controller::new(ours(&client), managed()).run(keep, on_keep_error, context.clone());
+    let waker = wake(cluster.clone(), ready_tx, wake_rx, &backups_tx, &restores_tx);
     tokio::select! {
-        () = runs => tracing::error!("the runs are no longer watched"),
-        () = keeper => tracing::error!("mover pods are no longer watched"),
+        () = backups.for_each(done) => tracing::error!("backups are no longer watched"),
+        () = restores.for_each(done) => tracing::error!("restores are no longer watched"),
+        () = schedules.for_each(done) => tracing::error!("schedules are no longer watched"),
+        () = keeper.for_each(done) => tracing::error!("mover pods are no longer watched"),
         () = waker => tracing::error!("slots are no longer given"),
         _ = futures::future::select_all(watches) => tracing::error!("a watch ended"),
         () = stop => {}
     }
+}
+
+fn done<T>(_: T) -> futures::future::Ready<()> {
+    futures::future::ready(())
+}
+
+fn managed() -> watcher::Config {
+    watcher::Config::default().labels(&format!("{}={}", MANAGED_LABEL.0, MANAGED_LABEL.1))
+}
+
+/// Runs of one kind, woken by what was made for them.
+fn controller<K: Run>(context: &Context, store: impl Fn(&Cluster) -> &Store<K> + Copy + Send + Sync + 'static) -> Controller<K> {
+    let client = || context.client.clone();
+    let namespace = &context.installation.namespace;
+    let (of_claims, of_pods) = (context.cluster.clone(), context.cluster.clone());
+    Controller::new(Api::<K>::all(client()), watcher::Config::default())
+        .with_config(Config::default().concurrency(AT_ONCE))
+        .watches(Api::<PersistentVolumeClaim>::namespaced(client(), namespace), managed(), move |claim| run_of(store(&of_claims), &claim))
+        .watches(Api::<Pod>::namespaced(client(), namespace), managed(), move |pod| run_of(store(&of_pods), &pod))
+}
+
+/// The run that an object was made for.
+fn run_of<K: Run>(runs: &Store<K>, object: &impl ResourceExt) -> Option<ObjectRef<K>> {
+    let uid = object.labels().get(RUN_LABEL)?;
+    cluster::refs(runs, |each| each == uid).pop()
 }
 
 /// Keeps a store current; says so when it changes.
@@ -155,7 +196,8 @@ async fn wake(
     cluster: Arc<Cluster>,
     ready: tokio::sync::watch::Sender<bool>,
     mut changed: tokio::sync::mpsc::Receiver<()>,
-    next: mpsc::UnboundedSender<ObjectRef<VolumeBackup>>,
+    backups: &mpsc::UnboundedSender<ObjectRef<VolumeBackup>>,
+    restores: &mpsc::UnboundedSender<ObjectRef<VolumeRestore>>,
 ) {
     // The only one that waits for the stores: a second waiter would take the wake-up from the first.
     if cluster.wait_until_ready().await.is_err() || ready.send(true).is_err() {
@@ -167,10 +209,11 @@ async fn wake(
             return;
         }
         tokio::time::sleep(SETTLE).await;
-        for run in cluster.next() {
-            if next.unbounded_send(run).is_err() {
-                return;
-            }
+        let (next_backups, next_restores) = cluster.next();
+        let is_sent = next_backups.into_iter().all(|run| backups.unbounded_send(run).is_ok())
+            && next_restores.into_iter().all(|run| restores.unbounded_send(run).is_ok());
+        if !is_sent {
+            return;
         }
     }
 }
@@ -179,9 +222,20 @@ async fn keep(pod: Arc<Pod>, context: Arc<Context>) -> Result<Action, Error> {
     if !context.is_ready().await {
         return Ok(Action::requeue(KEEP_AGAIN));
     }
-    let backups = context.cluster.backups.state();
-    let again = keeper::keep(&context.client, &context.installation, &backups, &pod).await?;
+    let again = keeper::keep(&context.client, &context.installation, &context.cluster, &pod).await?;
     Ok(if again { Action::requeue(KEEP_AGAIN) } else { Action::requeue(LOOK_AGAIN) })
+}
+
+async fn keep_time(schedule: Arc<BackupSchedule>, context: Arc<Context>) -> Result<Action, Error> {
+    let (name, namespace) = (schedule.name_any(), schedule.namespace().unwrap_or_default());
+    let again = schedule::reconcile(&context.client, &name, &namespace).await?;
+    Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
+fn on_time_error(schedule: Arc<BackupSchedule>, error: &Error, _: Arc<Context>) -> Action {
+    tracing::warn!(%error, schedule = schedule.name_any(), "will try again");
+    Action::requeue(KEEP_AGAIN)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
@@ -191,41 +245,43 @@ fn on_keep_error(pod: Arc<Pod>, error: &Error, _: Arc<Context>) -> Action {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
-fn on_error(backup: Arc<VolumeBackup>, error: &Error, context: Arc<Context>) -> Action {
+fn on_error<K: Run>(run: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
     let Error::Kube(error) = error;
     // Somebody wrote in between: what is there now is looked at.
     if matches!(error, kube::Error::Api(status) if status.is_conflict()) {
         return Action::requeue(FIRST_RETRY);
     }
-    tracing::warn!(%error, backup = backup.name_any(), "will try again");
+    tracing::warn!(%error, kind = %K::kind(&()), run = run.name_any(), "will try again");
     let mut failures = context.failures.lock().expect("no holder panics");
-    let count = failures.entry(backup.uid().unwrap_or_default()).or_default();
+    let count = failures.entry(run.uid().unwrap_or_default()).or_default();
     *count += 1;
     Action::requeue(LONGEST_RETRY.min(FIRST_RETRY * 2_u32.saturating_pow((*count - 1).min(7))))
 }
 
-async fn reconcile(backup: Arc<VolumeBackup>, context: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile<K: Run>(run: Arc<K>, context: Arc<Context>) -> Result<Action, Error> {
     if !context.is_ready().await {
         return Ok(Action::requeue(LOOK_AGAIN));
     }
-    let backups: Api<VolumeBackup> = Api::namespaced(context.client.clone(), &backup.namespace().unwrap_or_default());
+    let runs: Api<K> = Api::namespaced(context.client.clone(), &run.namespace().unwrap_or_default());
     // Each pass is about what is there now: a watch may be behind.
-    while let Some(current) = backups.get_opt(&backup.name_any()).await? {
-        let asks = current.status.as_ref().is_some_and(|status| status.phase == Phase::Prepared);
+    while let Some(current) = runs.get_opt(&run.name_any()).await? {
+        let seen = current.clone().observe(&context.client, &context.installation).await?;
+        let asks = current.run_status().is_some_and(|status| status.phase == Phase::Prepared);
         let turn = if asks { Some(context.turn.lock().await) } else { None };
-        let view = context.cluster.view(&current);
-        let seen = backup::observe(&context.client, &context.installation, current, view).await?;
-        let decision = backup::decide(&seen, &context.installation, Timestamp::now());
-        let recorded = record(&context, &backups, &seen, &decision.status).await?;
+        let gate = context.cluster.view(&current);
+        let decision = K::decide(&seen, &gate, &context.installation, Timestamp::now());
+        let recorded = record(&context, &runs, &current, &decision.status).await?;
         drop(turn);
-        context.failures.lock().expect("no holder panics").remove(&backup.uid().unwrap_or_default());
+        know_repository(&context, seen.as_ref()).await?;
+        context.failures.lock().expect("no holder panics").remove(&run.uid().unwrap_or_default());
         match (decision.act, decision.again) {
             (Some(act), _) => {
-                let kind = format!("{act:?}").split(['(', ' ', '{']).next().unwrap_or_default().to_owned();
-                tracing::info!(backup = backup.name_any(), phase = ?decision.status.phase, act = kind, "acting");
-                if let Err(error) = backup::act(&context.client, &context.installation, &recorded, act).await {
-                    return refused(&backups, &recorded, decision.status, error).await;
+                let name = format!("{act:?}").split(['(', ' ', '{']).next().unwrap_or_default().to_owned();
+                tracing::info!(kind = %K::kind(&()), run = run.name_any(), phase = ?recorded.run_status().map(|status| status.phase), act = name, "acting");
+                if let Err(error) = run::act(&context.client, &context.installation, &recorded, act).await {
+                    return refused(&runs, &recorded, decision.status, error).await;
                 }
+                context.step();
             }
             (None, Some(Duration::ZERO)) => {}
             (None, Some(after)) => return Ok(Action::requeue(after)),
@@ -236,55 +292,44 @@ async fn reconcile(backup: Arc<VolumeBackup>, context: Arc<Context>) -> Result<A
 }
 
 /// Writes the status, if it changed, on top of exactly what was seen.
-async fn record(context: &Context, backups: &Api<VolumeBackup>, seen: &Seen, status: &VolumeBackupStatus) -> Result<VolumeBackup, Error> {
-    let backup = &seen.backup;
-    if backup.status.as_ref() == Some(status) {
-        return Ok(backup.clone());
+async fn record<K: Run>(context: &Context, runs: &Api<K>, run: &K, status: &K::Status) -> Result<K, Error> {
+    if run.status() == Some(status) {
+        return Ok(run.clone());
     }
-    let recorded = apply(backups, backup, status).await?;
-    let before = backup.status.as_ref().and_then(|before| before.attempt.as_ref());
-    if let Some(attempt) = status.attempt.as_ref().filter(|attempt| Some(*attempt) != before) {
-        context.cluster.record(&backup.uid().unwrap_or_default(), attempt);
+    let recorded = run::apply_status(runs, run, status).await?;
+    let before = run.run_status().and_then(|before| before.attempt.as_ref());
+    if let Some(attempt) = recorded.run_status().and_then(|status| status.attempt.as_ref()).filter(|attempt| Some(*attempt) != before) {
+        context.cluster.record(&run.uid().unwrap_or_default(), attempt);
     }
-    if status.phase == Phase::Completed
-        && let Some(repository) =
-            seen.repository.as_ref().filter(|repository| repository.status.as_ref().is_none_or(|known| known.id.is_none()))
-        && let Some(id) = seen.repository_id()
-    {
-        let status = json!({"status": RepositoryStatus { id: Some(id) }});
-        let repositories = Api::<Repository>::all(context.client.clone());
-        repositories.patch_status(&repository.name_any(), &PatchParams::default(), &Patch::Merge(status)).await?;
-    }
+    context.step();
     Ok(recorded)
 }
 
-async fn apply(backups: &Api<VolumeBackup>, backup: &VolumeBackup, status: &VolumeBackupStatus) -> Result<VolumeBackup, Error> {
-    let patch = json!({
-        "apiVersion": VolumeBackup::api_version(&()),
-        "kind": VolumeBackup::kind(&()),
-        "metadata": {"resourceVersion": backup.resource_version()},
-        "status": status,
-    });
-    let parameters = PatchParams::apply(MANAGER).force();
-    Ok(backups.patch_status(&backup.name_any(), &parameters, &Patch::Apply(patch)).await?)
+/// A repository that a mover has stored into is there, and is not to be created again.
+async fn know_repository(context: &Context, seen: &RunSeen) -> kube::Result<()> {
+    let Some(repository) = &seen.repository else { return Ok(()) };
+    let PodSeen::Ours { said: Some(MoverSaid::Done(line)), .. } = &seen.pod else { return Ok(()) };
+    let contract::Line::BackupSummary(summary) = line.as_ref() else { return Ok(()) };
+    if repository.status.as_ref().is_some_and(|known| known.id.is_some()) {
+        return Ok(());
+    }
+    let status = json!({"status": RepositoryStatus { id: Some(summary.repository_id.clone()) }});
+    let repositories = Api::<Repository>::all(context.client.clone());
+    repositories.patch_status(&repository.name_any(), &PatchParams::default(), &Patch::Merge(status)).await.map(drop)
 }
 
 /// What the API server will not have is said in the status: a quota, an admission rule, a field.
-async fn refused(
-    backups: &Api<VolumeBackup>,
-    backup: &VolumeBackup,
-    mut status: VolumeBackupStatus,
-    error: kube::Error,
-) -> Result<Action, Error> {
+async fn refused<K: Run>(runs: &Api<K>, run: &K, mut status: K::Status, error: kube::Error) -> Result<Action, Error> {
     let kube::Error::Api(answer) = &error else { return Err(error.into()) };
     if !(answer.is_forbidden() || answer.is_invalid()) {
         return Err(error.into());
     }
-    status.reason = Some(Reason::Refused);
-    status.message.clone_from(&answer.message);
-    crate::api::conditions::set(&mut status, Timestamp::now());
-    if backup.status.as_ref() != Some(&status) {
-        apply(backups, backup, &status).await?;
+    let of_run = K::run_status_mut(&mut status);
+    of_run.reason = Some(Reason::Refused);
+    of_run.message.clone_from(&answer.message);
+    conditions::set(of_run, Timestamp::now());
+    if run.status() != Some(&status) {
+        run::apply_status(runs, run, &status).await?;
     }
     Ok(Action::requeue(REFUSED_RETRY))
 }

@@ -68,6 +68,8 @@ pub struct Waiting {
     pub reach: Reach,
     /// The driver of its volume.
     pub driver: String,
+    /// A node that is the last choice: its mover failed there.
+    pub avoid: Option<String>,
 }
 
 /// A slot for a run.
@@ -112,7 +114,8 @@ pub fn decide(mut nodes: Vec<Node>, mut waiting: Vec<Waiting>) -> Decision {
     for run in waiting {
         let free = nodes.iter_mut().filter(|node| reaches(&run.reach, &node.name) && has_room(node, run.work, &run.driver));
         // Where most is free; then by name, so that the same facts give the same answer.
-        let best = free.max_by(|a, b| room(a).cmp(&room(b)).then_with(|| b.name.cmp(&a.name)));
+        let is_other = |node: &Node| run.avoid.as_ref() != Some(&node.name);
+        let best = free.max_by(|a, b| (is_other(a), room(a)).cmp(&(is_other(b), room(b))).then_with(|| b.name.cmp(&a.name)));
         let slot = best.and_then(|node| (1..=node.limit).find(|slot| !node.taken.contains_key(slot)).map(|slot| (node, slot)));
         match slot {
             Some((node, slot)) => {
@@ -217,7 +220,14 @@ mod tests {
     }
 
     fn run(uid: &str, work: Work, second: i64) -> Waiting {
-        Waiting { uid: uid.to_owned(), work, since: Timestamp::from_second(second).unwrap(), reach: Reach::Any, driver: "csi".to_owned() }
+        Waiting {
+            uid: uid.to_owned(),
+            work,
+            since: Timestamp::from_second(second).unwrap(),
+            reach: Reach::Any,
+            driver: "csi".to_owned(),
+            avoid: None,
+        }
     }
 
     fn on(names: &[&str], waiting: Waiting) -> Waiting {
@@ -272,6 +282,9 @@ mod tests {
         let nodes = || vec![node("a", 3, &[1, 2]), node("b", 3, &[1])];
         assert_eq!(grants(nodes(), vec![run("x", DUE, 1)]), [granted("x", "b", 2)]);
         assert_eq!(grants(nodes(), vec![on(&["a"], run("x", DUE, 1))]), [granted("x", "a", 3)]);
+        let burnt = || Waiting { avoid: Some("b".to_owned()), ..run("x", DUE, 1) };
+        assert_eq!(grants(nodes(), vec![burnt()]), [granted("x", "a", 3)]);
+        assert_eq!(grants(nodes(), vec![on(&["b"], burnt())]), [granted("x", "b", 2)]);
         // One that must wait for its node holds up nobody.
         let full = vec![node("a", 1, &[1]), node("b", 1, &[])];
         let decision = decide(full, vec![on(&["a"], run("x", DUE, 1)), run("y", DUE, 2)]);

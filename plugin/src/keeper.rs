@@ -3,14 +3,16 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, Secret};
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::api::volume_backup::{Phase, VolumeBackup};
+use crate::api::run::Phase;
 use crate::api::{RUN_LABEL, SLOT_FINALIZER};
-use crate::backup::objects::{self, ATTEMPT_LABEL, Installation};
-use crate::cluster::{self, gone_is_fine};
+use crate::cluster::{self, Cluster, NodeState};
+use crate::run::objects::{self, ATTEMPT_LABEL, Installation};
+use crate::run::{Run, delete_uid, gone_is_fine};
 
 /// After its grace, a container that has not started cannot start any more: what it must mount is gone as well.
 const NEVER_STARTED_FOR: SignedDuration = SignedDuration::from_secs(10);
@@ -28,42 +30,27 @@ enum Keep {
     Free,
 }
 
-/// Looks at one mover pod. True: look again in a while.
+/// Looks at one mover pod. True: look again soon.
 ///
 /// # Errors
 /// Those of the API server.
-pub async fn keep(
-    client: &kube::Client,
-    installation: &Installation,
-    backups: &[std::sync::Arc<VolumeBackup>],
-    pod: &Pod,
-) -> kube::Result<bool> {
+pub async fn keep(client: &kube::Client, installation: &Installation, cluster: &Cluster, pod: &Pod) -> kube::Result<bool> {
     let uid = pod.labels().get(RUN_LABEL).cloned().unwrap_or_default();
     let number = pod.labels().get(ATTEMPT_LABEL).and_then(|number| number.parse().ok()).unwrap_or_default();
-    let is_settled = match backups.iter().find(|backup| backup.uid().as_ref() == Some(&uid)) {
-        None => true,
-        Some(cached) => {
-            // A watch may be behind, and what it does not show yet may be at work.
-            let runs: Api<VolumeBackup> = Api::namespaced(client.clone(), &cached.namespace().unwrap_or_default());
-            let now = runs.get_opt(&cached.name_any()).await?;
-            now.is_none_or(|now| now.uid().as_ref() != Some(&uid) || is_settled(&now, number))
-        }
+    let is_settled = !needs(client, &cluster.backups, &uid, number).await? && !needs(client, &cluster.restores, &uid, number).await?;
+    let node = match pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
+        Some(node) => cluster::node_state(client, node).await?,
+        // Nowhere is nobody who could start it.
+        None => NodeState::Ready,
     };
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    let is_lost = match &node {
-        Some(node) => cluster::is_lost(client, node).await?,
-        None => false,
-    };
-    match decide(pod, is_settled, is_lost, Timestamp::now()) {
-        Keep::Leave => Ok(false),
+    match decide(pod, is_settled, node, Timestamp::now()) {
+        // Its result is about to be recorded.
+        Keep::Leave => Ok(is_over(pod)),
         Keep::Wait => Ok(true),
         Keep::End => {
-            let request = objects::request_name(&uid, number);
             let secrets = Api::<Secret>::namespaced(client.clone(), &installation.namespace);
-            gone_is_fine(secrets.delete(&request, &DeleteParams::default()).await.map(drop))?;
-            let preconditions = Preconditions { uid: pod.uid(), resource_version: None };
-            let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
-            gone_is_fine(pods(client, installation).delete(&pod.name_any(), &parameters).await.map(drop))?;
+            delete_uid(&secrets, &objects::request_name(&uid, number), None).await?;
+            delete_uid(&pods(client, installation), &pod.name_any(), pod.uid()).await?;
             Ok(true)
         }
         Keep::Free => {
@@ -75,28 +62,39 @@ pub async fn keep(
     }
 }
 
+/// Whether a run of this kind still needs the pod of that attempt.
+async fn needs<K: Run>(client: &kube::Client, runs: &Store<K>, uid: &str, number: u32) -> kube::Result<bool> {
+    let Some(cached) = cluster::refs(runs, |each| each == uid).pop() else { return Ok(false) };
+    // A watch may be behind, and what it does not show yet may be at work.
+    let now = Api::<K>::namespaced(client.clone(), &cached.namespace.unwrap_or_default()).get_opt(&cached.name).await?;
+    Ok(now.is_some_and(|now| now.meta().uid.as_deref() == Some(uid) && !is_settled(&now, number)))
+}
+
 fn pods(client: &kube::Client, installation: &Installation) -> Api<Pod> {
     Api::namespaced(client.clone(), &installation.namespace)
 }
 
 /// Whether an attempt is over and what came of it is recorded.
-fn is_settled(backup: &VolumeBackup, number: u32) -> bool {
-    let status = backup.status.clone().unwrap_or_default();
+fn is_settled<K: Run>(run: &K, number: u32) -> bool {
+    let Some(status) = run.run_status() else { return true };
     let is_other = status.attempt.as_ref().is_none_or(|attempt| attempt.number != number);
-    is_other || status.phase.is_end() || status.phase == Phase::Canceling || backup.metadata.deletion_timestamp.is_some()
+    let is_done = status.phase.is_end() || matches!(status.phase, Phase::Canceling | Phase::Binding);
+    is_other || is_done || run.meta().deletion_timestamp.is_some()
 }
 
-fn decide(pod: &Pod, is_settled: bool, is_lost: bool, now: Timestamp) -> Keep {
+fn decide(pod: &Pod, is_settled: bool, node: NodeState, now: Timestamp) -> Keep {
     if !is_settled || !pod.finalizers().iter().any(|finalizer| finalizer == SLOT_FINALIZER) {
         return Keep::Leave;
     }
     let Some(deleted) = &pod.metadata.deletion_timestamp else { return Keep::End };
-    if is_lost || is_over(pod) {
+    if node == NodeState::Lost || is_over(pod) {
         return Keep::Free;
     }
-    // What has not started by the end of its grace does not start any more; the time is that end.
+    // What has not started by the end of its grace does not start any more; the time is that end. That it has not is known
+    // only from a kubelet that speaks.
     let is_running = containers(pod).any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()));
-    if !is_running && now.duration_since(deleted.0) > NEVER_STARTED_FOR { Keep::Free } else { Keep::Wait }
+    let is_late = now.duration_since(deleted.0) > NEVER_STARTED_FOR;
+    if !is_running && is_late && node == NodeState::Ready { Keep::Free } else { Keep::Wait }
 }
 
 /// Kubelet has said of every container that it ended. What others write into a pod's phase proves nothing.
@@ -140,24 +138,26 @@ mod tests {
         let soon = Timestamp::from_second(5).unwrap();
         let late = Timestamp::from_second(11).unwrap();
         let cases = [
-            ("at work", pod(false, &["running"]), false, false, soon, Keep::Leave),
-            ("ended, not recorded", pod(false, &["ended"]), false, false, soon, Keep::Leave),
-            ("ended and recorded", pod(false, &["ended"]), true, false, soon, Keep::End),
-            ("being deleted, not recorded", pod(true, &["ended"]), false, false, late, Keep::Leave),
+            ("at work", pod(false, &["running"]), false, NodeState::Ready, soon, Keep::Leave),
+            ("ended, not recorded", pod(false, &["ended"]), false, NodeState::Ready, soon, Keep::Leave),
+            ("ended and recorded", pod(false, &["ended"]), true, NodeState::Ready, soon, Keep::End),
+            ("being deleted, not recorded", pod(true, &["ended"]), false, NodeState::Ready, late, Keep::Leave),
             // Phase Failed was written by somebody else: only the containers count.
-            ("being deleted, runs", pod(true, &["running"]), true, false, late, Keep::Wait),
-            ("one of two runs", pod(true, &["ended", "running"]), true, false, late, Keep::Wait),
-            ("being deleted, ended", pod(true, &["ended", "ended"]), true, false, soon, Keep::Free),
-            ("never started, may yet", pod(true, &["waiting"]), true, false, soon, Keep::Wait),
-            ("never started, cannot any more", pod(true, &["waiting"]), true, false, late, Keep::Free),
-            ("one ended, the next never started", pod(true, &["ended", "waiting"]), true, false, late, Keep::Free),
-            ("one ended, the next may start", pod(true, &["ended", "waiting"]), true, false, soon, Keep::Wait),
-            ("nobody knows it", pod(true, &[]), true, false, late, Keep::Free),
-            ("its node is gone", pod(true, &["running"]), true, true, soon, Keep::Free),
-            ("its node is gone, not recorded", pod(true, &["running"]), false, true, soon, Keep::Leave),
+            ("being deleted, runs", pod(true, &["running"]), true, NodeState::Ready, late, Keep::Wait),
+            ("one of two runs", pod(true, &["ended", "running"]), true, NodeState::Ready, late, Keep::Wait),
+            ("being deleted, ended", pod(true, &["ended", "ended"]), true, NodeState::Ready, soon, Keep::Free),
+            ("never started, may yet", pod(true, &["waiting"]), true, NodeState::Ready, soon, Keep::Wait),
+            ("never started, cannot any more", pod(true, &["waiting"]), true, NodeState::Ready, late, Keep::Free),
+            ("one ended, the next never started", pod(true, &["ended", "waiting"]), true, NodeState::Ready, late, Keep::Free),
+            ("one ended, the next may start", pod(true, &["ended", "waiting"]), true, NodeState::Ready, soon, Keep::Wait),
+            ("nobody knows it", pod(true, &[]), true, NodeState::Ready, late, Keep::Free),
+            ("never started, as far as one can see", pod(true, &["waiting"]), true, NodeState::NotReady, late, Keep::Wait),
+            ("ended, then its node fell silent", pod(true, &["ended"]), true, NodeState::NotReady, late, Keep::Free),
+            ("its node is gone", pod(true, &["running"]), true, NodeState::Lost, soon, Keep::Free),
+            ("its node is gone, not recorded", pod(true, &["running"]), false, NodeState::Lost, soon, Keep::Leave),
         ];
-        for (what, pod, is_settled, is_lost, now, expected) in cases {
-            assert_eq!(decide(&pod, is_settled, is_lost, now), expected, "{what}");
+        for (what, pod, is_settled, node, now, expected) in cases {
+            assert_eq!(decide(&pod, is_settled, node, now), expected, "{what}");
         }
     }
 }

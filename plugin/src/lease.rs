@@ -14,6 +14,8 @@ use kube::{Api, ResourceExt};
 const LASTS: Duration = Duration::from_secs(15);
 /// Between renewals, and between looks at somebody else's.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// The API server answers within this, or counts as away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// A holder that could not renew for so long stops before another one may start.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
@@ -36,10 +38,11 @@ impl Leader {
     pub async fn acquire(&self) {
         let mut seen: Option<(Option<String>, Instant)> = None;
         loop {
-            match self.try_acquire(&mut seen).await {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "cannot get the lease {}", self.name),
+            match tokio::time::timeout(ANSWER_WITHIN, self.try_acquire(&mut seen)).await {
+                Ok(Ok(true)) => return,
+                Ok(Ok(false)) => {}
+                Err(_) => tracing::warn!("no answer about the lease {}", self.name),
+                Ok(Err(error)) => tracing::warn!(%error, "cannot get the lease {}", self.name),
             }
             tokio::time::sleep(RENEW_EVERY).await;
         }
@@ -50,10 +53,11 @@ impl Leader {
         let mut renewed = Instant::now();
         while renewed.elapsed() < GIVE_UP_AFTER {
             tokio::time::sleep(RENEW_EVERY).await;
-            match self.renew().await {
-                Ok(true) => renewed = Instant::now(),
-                Ok(false) => break,
-                Err(error) => tracing::warn!(%error, "cannot renew the lease {}", self.name),
+            match tokio::time::timeout(ANSWER_WITHIN, self.renew()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => break,
+                Err(_) => tracing::warn!("no answer about the lease {}", self.name),
+                Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease {}", self.name),
             }
         }
         tracing::error!("the lease {} is lost", self.name);

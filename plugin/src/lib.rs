@@ -1,7 +1,7 @@
 //! Estiba on Kubernetes.
 //!
 //! ```text
-//!  api (the kinds)   gate, reach, backup::decide (pure)   backup::observe, backup::act, keeper, cluster, lease (client)
+//!  api (the kinds)   gate, reach (pure)   run: what all runs share ◄── backup, restore   schedule   keeper, cluster, lease (client)
 //!                              controller (ties them together)
 //! ```
 
@@ -13,3 +13,7 @@ pub mod gate;
 pub mod keeper;
 pub mod lease;
 pub mod reach;
+pub mod restore;
+pub mod run;
+pub mod schedule;
+pub mod sweep;

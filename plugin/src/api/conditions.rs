@@ -3,30 +3,34 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::volume_backup::{Phase, Reason, VolumeBackupStatus};
+use super::run::{Phase, Reason, RunStatus};
 
 /// Brings the conditions in line with the rest; one that stays as it was keeps its time.
-pub fn set(status: &mut VolumeBackupStatus, now: Timestamp) {
+pub fn set(status: &mut RunStatus, now: Timestamp) {
     let is_stalled = status.phase == Phase::Failed || status.reason.is_some_and(needs_somebody);
     let is_moving = !status.phase.is_end() && !is_stalled;
     let wanted = [("Ready", status.phase == Phase::Completed), ("Reconciling", is_moving), ("Stalled", is_stalled)];
     let reason = status.reason.map_or_else(|| format!("{:?}", status.phase), |reason| format!("{reason:?}"));
     let before = std::mem::take(&mut status.conditions);
-    status.conditions = wanted
-        .into_iter()
-        .map(|(kind, is_so)| {
-            let value = if is_so { "True" } else { "False" };
-            let old = before.iter().find(|old| old.type_ == kind && old.status == value);
-            Condition {
-                type_: kind.to_owned(),
-                status: value.to_owned(),
-                reason: reason.clone(),
-                message: String::new(),
-                last_transition_time: old.map_or(Time(now), |old| old.last_transition_time.clone()),
-                observed_generation: Some(status.observed_generation),
-            }
-        })
-        .collect();
+    status.conditions = all(&before, &wanted, &reason, status.observed_generation, now);
+}
+
+/// Conditions as they are to be; one that stays as it was keeps its time.
+#[must_use]
+pub fn all(before: &[Condition], wanted: &[(&str, bool)], reason: &str, generation: i64, now: Timestamp) -> Vec<Condition> {
+    let condition = |(kind, is_so): &(&str, bool)| {
+        let value = if *is_so { "True" } else { "False" };
+        let old = before.iter().find(|old| old.type_ == *kind && old.status == value);
+        Condition {
+            type_: (*kind).to_owned(),
+            status: value.to_owned(),
+            reason: reason.to_owned(),
+            message: String::new(),
+            last_transition_time: old.map_or(Time(now), |old| old.last_transition_time.clone()),
+            observed_generation: Some(generation),
+        }
+    };
+    wanted.iter().map(condition).collect()
 }
 
 /// Waiting alone does not help.
@@ -37,6 +41,9 @@ const fn needs_somebody(reason: Reason) -> bool {
         | Reason::SecretMissing
         | Reason::ClaimMissing
         | Reason::ClaimNotBound
+        | Reason::ClaimTaken
+        | Reason::NoStorageClass
+        | Reason::BackupMissing
         | Reason::NotCsi
         | Reason::NoSnapshotClass
         | Reason::SnapshotMissing
@@ -44,8 +51,8 @@ const fn needs_somebody(reason: Reason) -> bool {
         | Reason::NoNode
         | Reason::MoverFailed
         | Reason::Refused => true,
-        Reason::SnapshotNotReady
-        | Reason::WaitingToPrepare
+        Reason::BackupNotDone
+        | Reason::SnapshotNotReady
         | Reason::WaitingForSlot
         | Reason::ClaimBinding
         | Reason::PodStarting

@@ -35,6 +35,30 @@ pub struct RepositorySpec {
     pub initialize: Initialize,
     /// Namespaces whose claims may be backed up into it.
     pub namespaces: Namespaces,
+    /// What may be restored where. By default each namespace reads what it stored itself, and no other one does.
+    #[serde(default)]
+    pub restores: Restores,
+}
+
+/// What may be restored where.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Restores {
+    /// A namespace is its name: it may read what one of the same name has stored, also before it was deleted and made again,
+    /// also from another cluster. Otherwise it is its uid, and reads only what it stored itself.
+    pub by_name: bool,
+    /// Further namespaces that may read another one's.
+    pub allow: Vec<RestoreRule>,
+}
+
+/// Who else may read what a namespace stored.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreRule {
+    /// Name of the namespace whose data it is.
+    pub from: String,
+    /// Namespaces that may read it.
+    pub into: Namespaces,
 }
 
 /// A place in S3.
@@ -83,7 +107,7 @@ pub struct Namespaces {
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RepositoryStatus {
-    /// The repository's own id, once seen: it is not created a second time, and another one in its place is refused.
+    /// The repository's own id, once seen: from then on no backup creates it again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 }

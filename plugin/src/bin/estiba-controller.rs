@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client, ResourceExt};
-use plugin::backup::objects::Installation;
 use plugin::lease::Leader;
+use plugin::run::objects::Installation;
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Makes VolumeBackups happen")]
@@ -47,6 +47,9 @@ struct Run {
     /// Who this is, among those that want to work
     #[arg(long, env = "POD_NAME", default_value = "estiba-controller")]
     identity: String,
+    /// For tests: abort after so many changes
+    #[arg(long, hide = true)]
+    abort_after: Option<u32>,
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -110,7 +113,7 @@ async fn work(run: Run) -> Result<(), Box<dyn std::error::Error>> {
     }
     tracing::info!(cluster = installation.cluster, image = installation.image, "working");
     tokio::select! {
-        () = plugin::controller::run(client, installation, async { terminate.recv().await; }) => leader.release().await,
+        () = plugin::controller::run(client, installation, run.abort_after, async { terminate.recv().await; }) => leader.release().await,
         // What is under way is found again by whoever holds it now.
         () = leader.hold() => return Err("the lease is lost".into()),
     }
