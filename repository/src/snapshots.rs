@@ -98,7 +98,7 @@ impl Repository {
         Snapshot::decode(&json).map_err(|what| self.damaged(&name, what))
     }
 
-    /// `latest`, or the beginning of an id. The filter applies to `latest`.
+    /// `latest`, or the beginning of an id; it must be one that counts.
     ///
     /// # Errors
     /// [`Error::NoSuchSnapshot`], [`Error::AmbiguousSnapshot`].
@@ -110,7 +110,11 @@ impl Repository {
         let prefix = wanted.to_ascii_lowercase();
         let ids: Vec<ObjectId> = self.snapshot_ids()?.into_iter().filter(|id| id.hex().starts_with(&prefix)).collect();
         match ids.as_slice() {
-            [id] if !prefix.is_empty() => Ok(Stored { id: *id, snapshot: self.snapshot(*id)? }),
+            [id] if !prefix.is_empty() => {
+                let found = Stored { id: *id, snapshot: self.snapshot(*id)? };
+                let is_meant = filter.matches(&found.snapshot);
+                if is_meant { Ok(found) } else { Err(Error::NoSuchSnapshot { wanted: format!("{wanted:?} of {filter}") }) }
+            }
             [] | [_] => Err(Error::NoSuchSnapshot { wanted: format!("{wanted:?}") }),
             many => Err(Error::AmbiguousSnapshot { wanted: wanted.to_owned(), count: many.len() }),
         }

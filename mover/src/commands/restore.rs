@@ -1,6 +1,6 @@
 //! `mover restore`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,9 +52,9 @@ pub(super) fn run(settings: &Settings, args: Restore) -> Result<ExitCode, Comman
         shares: settings.shares,
     };
     let report = &settings.report;
-    if request.subpath.is_none()
-        && let Some(totals) = &request.snapshot.summary
-    {
+    // All of it, or what was stored under one path, and nothing else was.
+    let is_whole = request.subpath.as_ref().is_none_or(|path| matches!(request.snapshot.paths.as_slice(), [one] if path == Path::new(one)));
+    if is_whole && let Some(totals) = &request.snapshot.summary {
         report.progress().set_totals(totals.total_files_processed, totals.total_bytes_processed);
     }
     let counts = report.during(|| restore::run(&repository, &index, &request, report))?;
