@@ -197,11 +197,13 @@ storage() {
     for node in "${NODES[@]}"; do nodes+=(--node "$node=$STATE/$node/kubelet"); done
     start csi-driver "$root/target/release/csi-driver" --state "$STATE/volumes" --endpoint "$RUN/csi.sock" "${nodes[@]}"
     await 20 "the CSI driver's start" test -S "$RUN/csi.sock"
-    local sidecar=(--csi-address "$RUN/csi.sock" --kubeconfig "$STATE/kubeconfig" --leader-election=false)
+    # Their own default, five requests a second, would be most of what the tests wait for.
+    local common=(--kubeconfig "$STATE/kubeconfig" --leader-election=false --kube-api-qps 100 --kube-api-burst 200)
+    local sidecar=(--csi-address "$RUN/csi.sock" "${common[@]}")
     keep csi-provisioner "$BIN/csi-provisioner" "${sidecar[@]}" --feature-gates Topology=true --extra-create-metadata --http-endpoint ""
     keep csi-attacher "$BIN/csi-attacher" "${sidecar[@]}"
     keep csi-snapshotter "$BIN/csi-snapshotter" "${sidecar[@]}" --extra-create-metadata
-    start snapshot-controller "$BIN/snapshot-controller" --kubeconfig "$STATE/kubeconfig" --leader-election=false
+    start snapshot-controller "$BIN/snapshot-controller" "${common[@]}"
 }
 
 minio() {

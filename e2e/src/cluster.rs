@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::program::{PASSWORD, Program, Ran, mover, restic, tool};
+use crate::program::{PASSWORD, Program, Ran, Running, mover, restic, tool};
 
 /// Estiba's namespace.
 pub const NAMESPACE: &str = "estiba";
@@ -67,6 +67,19 @@ impl Cluster {
         let programs = here.parent().and_then(Path::parent).unwrap();
         let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
         self.kubectl().env("PATH", path).run(&[&["estiba"], args].concat())
+    }
+
+    /// A controller beside those of the chart, on this machine, until the answer is dropped.
+    pub fn controller(&self, identity: &str, args: &[&str]) -> Running {
+        let here = std::env::current_exe().unwrap();
+        let program = here.parent().and_then(Path::parent).unwrap().join("estiba-controller");
+        let mut image = vec!["--image-pull-policy", "Never"];
+        if !args.contains(&"--image") {
+            image.extend(["--image", "localhost/estiba:dev"]);
+        }
+        Program::new(program)
+            .env("KUBECONFIG", self.kubeconfig())
+            .start_unheard(&[&["run", "--namespace", NAMESPACE, "--identity", identity], &image[..], args].concat())
     }
 
     /// The script that made it.
@@ -242,6 +255,11 @@ impl Scene {
         self.cluster.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
             "metadata": {"name": name, "namespace": self.name, "annotations": annotations},
             "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": class, "volumeMode": mode, "resources": {"requests": {"storage": "64Mi"}}}}));
+        self.volume(name)
+    }
+
+    /// The folder of a claim's volume, once it is bound.
+    pub fn volume(&self, name: &str) -> PathBuf {
         let mut claim = Value::Null;
         wait_for(&format!("claim {name} to be bound"), || {
             claim = self.cluster.get(&["pvc", name, "--namespace", &self.name]);
@@ -249,6 +267,31 @@ impl Scene {
         });
         let volume = self.cluster.get(&["pv", claim["spec"]["volumeName"].as_str().unwrap()]);
         self.cluster.state.join("volumes/volumes").join(volume["spec"]["csi"]["volumeHandle"].as_str().unwrap())
+    }
+
+    /// A claim that waits for a restore; the answer is its folder, once it is filled, by [`Scene::volume`].
+    pub fn waiting_claim(&self, name: &str, restore: &str, class: &str, changes: &Value) {
+        let mut spec = json!({"accessModes": ["ReadWriteOnce"], "storageClassName": class, "resources": {"requests": {"storage": "64Mi"}},
+            "dataSourceRef": {"apiGroup": "estiba.dev", "kind": "VolumeRestore", "name": restore}});
+        spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        self.cluster.apply(
+            &json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": self.name}, "spec": spec}),
+        );
+    }
+
+    /// A run that fills a claim from what was stored of another.
+    pub fn restore(&self, name: &str, claim: &str, source: &Value) {
+        self.cluster.apply(
+            &json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "VolumeRestore", "metadata": {"name": name, "namespace": self.name},
+            "spec": {"repository": self.name, "source": source, "claim": claim}}),
+        );
+    }
+
+    /// `kubectl estiba` in this namespace; it must succeed.
+    pub fn estiba(&self, args: &[&str]) -> String {
+        let ran = self.cluster.plugin(&[args, &["--namespace", &self.name]].concat());
+        assert!(ran.code == 0, "{ran:?}");
+        ran.stdout
     }
 
     /// A run that backs a claim up.
@@ -264,9 +307,15 @@ impl Scene {
             "metadata": {"name": name, "namespace": self.name}, "spec": spec}));
     }
 
+    /// A run: a VolumeBackup by its name, another kind as `volumerestore/NAME`.
+    pub fn run(&self, name: &str) -> Value {
+        let name = if name.contains('/') { name.to_owned() } else { format!("volumebackup/{name}") };
+        self.cluster.get(&[&name, "--namespace", &self.name])
+    }
+
     /// What is known of a run.
     pub fn status(&self, name: &str) -> Value {
-        self.cluster.get(&["volumebackup", name, "--namespace", &self.name])["status"].clone()
+        self.run(name)["status"].clone()
     }
 
     /// Waits until that is so of a run.
@@ -301,7 +350,7 @@ impl Scene {
     /// The pod in which a run's mover works, once it does.
     pub fn mover_pod(&self, name: &str) -> Value {
         self.wait(name, "its mover at work", |status| status["phase"] == "InProgress");
-        let uid = self.cluster.get(&["volumebackup", name, "--namespace", &self.name])["metadata"]["uid"].as_str().unwrap().to_owned();
+        let uid = self.run(name)["metadata"]["uid"].as_str().unwrap().to_owned();
         self.cluster.list(&["pods", "--namespace", NAMESPACE, "--selector", &format!("estiba.dev/run={uid}")]).remove(0)
     }
 
@@ -336,6 +385,14 @@ impl Scene {
 
 fn keys(program: Program) -> Program {
     program.env("AWS_ACCESS_KEY_ID", "estiba-test").env("AWS_SECRET_ACCESS_KEY", "estiba-secret")
+}
+
+/// How many controllers of the chart run; none, where others take their place.
+pub fn scale(replicas: &str) {
+    cluster().kubectl().ok(&["scale", "deployment/estiba-controller", "--namespace", NAMESPACE, "--replicas", replicas]);
+    cluster().kubectl().ok(&["rollout", "status", "deployment/estiba-controller", "--namespace", NAMESPACE, "--timeout", "60s"]);
+    let pods = || cluster().list(&["pods", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=estiba-controller"]);
+    wait_for("as many controllers", || pods().len().to_string() == replicas);
 }
 
 /// Waits for a condition.

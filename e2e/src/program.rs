@@ -138,6 +138,11 @@ impl Program {
         Running(Some(self.command(args).stdin(Stdio::piped()).spawn().unwrap()))
     }
 
+    /// Starts it, for what it does and not for what it says.
+    pub fn start_unheard<S: AsRef<OsStr>>(&self, args: &[S]) -> Running {
+        Running(Some(self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()))
+    }
+
     /// Runs it under `/usr/bin/time`; peak resident memory in MiB.
     pub fn peak_memory_mib<S: AsRef<OsStr> + std::fmt::Debug>(&self, args: &[S]) -> u64 {
         let timed = Self {

@@ -59,3 +59,14 @@ fn results_and_errors_are_written_where_they_are_asked_for_and_say_whose_they_ar
     let length = std::fs::metadata(place.path("result")).unwrap().len();
     assert!(length < 4096, "{length} bytes: Kubernetes cuts a termination message there");
 }
+
+#[test]
+fn what_a_filter_says_counts_for_an_id_too() {
+    let place = Place::new();
+    place.file("source/file", b"content");
+    let made = place.mover.ok(&["backup", &place.text("source"), "--tag", "namespace=1", "--json"]).json("snapshot_id");
+    let id = made.as_str().unwrap();
+    assert_refused(&place.mover.run(&["restore", id, &place.text("target"), "--tag", "namespace=2"]), 1, "no snapshot matches");
+    assert!(!place.path("target").exists());
+    place.mover.ok(&["restore", id, &place.text("target"), "--tag", "namespace=1"]);
+}

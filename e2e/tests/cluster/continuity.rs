@@ -1,0 +1,174 @@
+//! Movers, controllers and nodes that come and go.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use e2e::cluster::{NAMESPACE, Scene, cluster, note, scale, wait_for};
+use e2e::tree::random;
+use serde_json::{Value, json};
+
+#[test]
+fn movers_and_controllers_come_and_go() {
+    let scene = Scene::new("continuity");
+    let volume = scene.claim("data", "test", "Filesystem");
+    std::fs::write(volume.join("data/file"), random(48 << 20, 1)).unwrap();
+    // The mover waits in the driver, so that there is time to disturb it.
+    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 8}));
+    // The pod is deleted by force: its slot stays until kubelet has said that it ended, then another one does the work.
+    let fault = slow();
+    scene.backup("forced", "data");
+    let status = scene.wait("forced", "its pod", |status| status["reason"] == "PodStarting");
+    let pod = cluster().list(&["pods", "--namespace", NAMESPACE, "--selector", "estiba.dev/run"]).remove(0);
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    cluster().kubectl().ok(&["delete", "pod", name, "--namespace", NAMESPACE, "--force", "--grace-period", "0", "--wait=false"]);
+    drop(fault);
+    let after = scene.ends("forced", "Completed");
+    assert!(after["attempts"].as_u64() > status["attempts"].as_u64(), "{after:#}");
+    // A node is drained, as administrators do it, with a mover on it.
+    let fault = slow();
+    scene.backup("drained", "data");
+    let status = scene.wait("drained", "its pod", |status| status["reason"] == "PodStarting");
+    let node = status["attempt"]["node"].as_str().unwrap().to_owned();
+    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "100s", "--pod-selector", "estiba.dev/run"]);
+    drop(fault);
+    let after = scene.ends("drained", "Completed");
+    assert_ne!(after["attempt"]["node"], json!(node), "{after:#}");
+    cluster().kubectl().ok(&["uncordon", &node]);
+    // Both controllers are killed while a mover works: it goes on, and is found again.
+    let fault = slow();
+    scene.backup("orphaned", "data");
+    scene.wait("orphaned", "its pod", |status| status["reason"] == "PodStarting");
+    cluster().kubectl().ok(&[
+        "delete",
+        "pods",
+        "--namespace",
+        NAMESPACE,
+        "--selector",
+        "app.kubernetes.io/name=estiba-controller",
+        "--force",
+        "--grace-period",
+        "0",
+    ]);
+    drop(fault);
+    let after = scene.ends("orphaned", "Completed");
+    assert_eq!(after["attempts"], 1, "{after:#}");
+    let made: Value = serde_json::from_str(&scene.restic().ok(&["snapshots", "--json"]).stdout).unwrap();
+    assert_eq!(made.as_array().unwrap().len(), 3, "no run made two snapshots");
+    scene.restic().ok(&["check", "--read-data"]);
+    scene.leaves_nothing();
+}
+
+/// Its kubelet, its container runtime and all its containers end in one moment, the mover's and perhaps the controller's too.
+#[test]
+fn a_node_is_lost_with_the_mover_on_it() {
+    let scene = Scene::new("lost");
+    let volume = scene.claim("data", "test", "Filesystem");
+    std::fs::write(volume.join("data/file"), random(1 << 30, 1)).unwrap();
+    scene.backup("run", "data");
+    let pod = scene.mover_pod("run");
+    let node = scene.status("run")["attempt"]["node"].as_str().unwrap().to_owned();
+    cluster().script(&["node-kill", &node]);
+    scene.wait("run", "its node's silence", |status| status["message"].as_str().is_some_and(|message| message.contains("does not answer")));
+    // Nobody knows that it ended: its slot and its work stay its own, even when the pod is deleted by force.
+    let name = pod["metadata"]["name"].as_str().unwrap();
+    cluster().kubectl().ok(&["delete", "pod", name, "--namespace", NAMESPACE, "--force", "--grace-period", "0", "--wait=false"]);
+    std::thread::sleep(Duration::from_secs(15));
+    let status = scene.status("run");
+    assert_eq!((&status["phase"], &status["attempts"]), (&json!("InProgress"), &json!(1)), "{status:#}");
+    assert_eq!(cluster().get(&["pod", name, "--namespace", NAMESPACE])["metadata"]["uid"], pod["metadata"]["uid"]);
+    // Somebody who knows says so.
+    let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+    cluster().kubectl().ok(&["taint", "node", &node, taint]);
+    let status = scene.ends("run", "Completed");
+    assert!(status["attempt"]["node"] != json!(node) && status["disruptions"] == 1 && status["failures"] == 0, "{status:#}");
+    cluster().script(&["node-start", &node]);
+    cluster().kubectl().ok(&["wait", "node", &node, "--for", "condition=Ready", "--timeout", "90s"]);
+    cluster().kubectl().ok(&["taint", "node", &node, &format!("{taint}-")]);
+    cluster().kubectl().ok(&["rollout", "status", "deployment/estiba-controller", "--namespace", NAMESPACE, "--timeout", "90s"]);
+    // The lock of the one that is lost grows stale by itself.
+    scene.restic().ok(&["check", "--read-data", "--no-lock"]);
+    scene.leaves_nothing();
+}
+
+/// After each thing that is recorded, and each that is changed, the controller ends without a word, and another one begins.
+#[test]
+fn a_controller_that_is_killed_after_each_step() {
+    let scene = Scene::new("steps");
+    let volume = scene.claim("data", "test-late", "Filesystem");
+    std::fs::write(volume.join("data/file"), random(2 << 20, 1)).unwrap();
+    scale("0");
+    let mut killed = 0;
+    let mut until_ended = |run: &str| {
+        while scene.status(run)["cleaned"] != true {
+            let mut controller = cluster().controller("mortal", &["--abort-after", "1"]);
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while controller.child().try_wait().unwrap().is_none() && scene.status(run)["cleaned"] != true {
+                assert!(Instant::now() < deadline, "{run} does not go on: {:#}", scene.status(run));
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            killed += 1;
+            assert!(killed < 200, "{run} does not end: {:#}", scene.status(run));
+        }
+        let status = scene.status(run);
+        assert_eq!((&status["phase"], &status["attempts"]), (&json!("Completed"), &json!(1)), "{status:#}");
+    };
+    scene.backup("run", "data");
+    until_ended("run");
+    scene.waiting_claim("again", "again", "test-late", &json!({}));
+    scene.restore("again", "again", &json!({"backup": "run"}));
+    until_ended("volumerestore/again");
+    note(&format!("a backup and a restore, by {killed} controllers"));
+    scale("2");
+    assert_eq!(std::fs::read(scene.volume("again").join("data/file")).unwrap(), random(2 << 20, 1));
+    let made: Value = serde_json::from_str(&scene.restic().ok(&["snapshots", "--json"]).stdout).unwrap();
+    assert_eq!(made.as_array().unwrap().len(), 1);
+    scene.leaves_nothing();
+}
+
+/// Three controllers that all hold the lease, for they have one name: no limit is exceeded, and no run has two movers.
+#[test]
+fn controllers_that_all_believe_they_lead() {
+    let scene = Scene::new("split");
+    let volume = scene.claim("data", "test", "Filesystem");
+    std::fs::write(volume.join("data/file"), random(2 << 20, 1)).unwrap();
+    scale("0");
+    let mut twins: Vec<_> = (0..3).map(|_| cluster().controller("twin", &[])).collect();
+    let watch = cluster().watch_movers();
+    for i in 0..12 {
+        scene.backup(&format!("run-{i}"), "data");
+    }
+    let is_over = |i: usize| scene.status(&format!("run-{i}"))["cleaned"] == true;
+    wait_for("the end of all", || {
+        // Two that renew in one moment find out: there are three again at once.
+        for twin in &mut twins {
+            if twin.child().try_wait().unwrap().is_some() {
+                *twin = cluster().controller("twin", &[]);
+            }
+        }
+        (0..12).all(is_over)
+    });
+    for i in 0..12 {
+        scene.ends(&format!("run-{i}"), "Completed");
+    }
+    // Two nodes, a slot on each: by name, and by run.
+    let (mut there, mut created) = (BTreeMap::new(), 0);
+    for (_, kind, pod) in watch.events() {
+        let (name, run) = (pod["metadata"]["name"].to_string(), pod["metadata"]["labels"]["estiba.dev/run"].to_string());
+        match kind.as_str() {
+            "ADDED" => {
+                created += 1;
+                assert!(!there.values().any(|other| *other == run), "two movers for one run");
+                assert!(there.insert(name, run).is_none(), "a slot was given twice");
+                assert!(there.len() <= 2, "more movers than slots: {there:?}");
+            }
+            "DELETED" => drop(there.remove(&name)),
+            _ => {}
+        }
+    }
+    note(&format!("{created} movers for 12 runs, by three controllers at once"));
+    drop((watch, twins));
+    scale("2");
+    let made: Value = serde_json::from_str(&scene.restic().ok(&["snapshots", "--json"]).stdout).unwrap();
+    assert_eq!(made.as_array().unwrap().len(), 12, "a run made two snapshots");
+    scene.leaves_nothing();
+}

@@ -1,0 +1,192 @@
+//! How many movers run where, and who goes next.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use e2e::cluster::{Scene, cluster, note, wait_for};
+use e2e::tree::random;
+use serde_json::{Value, json};
+
+/// The scenario that this project began with.
+#[test]
+fn ten_claims_one_node_one_slot() {
+    let scene = Scene::new("ten");
+    let _closed = scene.cluster.cordon("node-b");
+    for i in 0..10 {
+        let volume = scene.claim(&format!("data-{i}"), "test", "Filesystem");
+        std::fs::write(volume.join("data/file"), random(2 << 20, i)).unwrap();
+    }
+    let watch = scene.cluster.watch_movers();
+    for i in 0..10 {
+        scene.backup(&format!("run-{i}"), &format!("data-{i}"));
+    }
+    for i in 0..10 {
+        let status = scene.ends(&format!("run-{i}"), "Completed");
+        assert_eq!((&status["attempts"], &status["failures"]), (&json!(1), &json!(0)), "{status:#}");
+    }
+    let events = watch.events();
+    let mut there: BTreeMap<String, String> = BTreeMap::new();
+    let (mut freed, mut gaps, mut created) = (None::<Instant>, Vec::new(), 0);
+    for (at, kind, pod) in &events {
+        let (name, uid) = (pod["metadata"]["name"].as_str().unwrap().to_owned(), pod["metadata"]["uid"].as_str().unwrap().to_owned());
+        match kind.as_str() {
+            "ADDED" => {
+                created += 1;
+                assert!(there.insert(name, uid).is_none(), "a slot was given twice");
+                assert_eq!(there.len(), 1, "two movers at once: {there:?}");
+                gaps.extend(freed.take().map(|freed| at.duration_since(freed)));
+            }
+            "DELETED" => {
+                assert_eq!(there.remove(&name), Some(uid));
+                freed = Some(*at);
+            }
+            _ => {
+                let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                assert!(!conditions.iter().any(|condition| condition["reason"] == "Unschedulable"), "a pod waits: {pod:#}");
+            }
+        }
+    }
+    assert_eq!((created, there.len()), (10, 0));
+    assert_no_overlap(&events);
+    gaps.sort_unstable();
+    note(&format!("from a free slot to the next pod: median {:?}, longest {:?}", gaps[gaps.len() / 2], gaps.last().unwrap()));
+    drop(watch);
+    scene.leaves_nothing();
+}
+
+/// By kubelet's own word of when each container began and ended.
+fn assert_no_overlap(events: &[(Instant, String, Value)]) {
+    let mut times: BTreeMap<String, (String, String)> = BTreeMap::new();
+    for (_, _, pod) in events {
+        for container in pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default() {
+            let ended = &container["state"]["terminated"];
+            if let (Some(from), Some(to)) = (ended["startedAt"].as_str(), ended["finishedAt"].as_str()) {
+                times.insert(pod["metadata"]["uid"].as_str().unwrap().to_owned(), (from.to_owned(), to.to_owned()));
+            }
+        }
+    }
+    let mut times: Vec<_> = times.into_values().collect();
+    times.sort();
+    assert_eq!(times.len(), 10, "{times:?}");
+    for pair in times.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "two movers ran at once: {pair:?}");
+    }
+}
+
+#[test]
+fn limits_by_label_and_what_happens_when_they_change() {
+    let scene = Scene::new("limits");
+    cluster().kubectl().ok(&["label", "node", "node-b", "movers=many", "--overwrite"]);
+    let many = |limit: u32| json!({"moversPerNode": 1, "nodes": [{"selector": {"matchLabels": {"movers": "many"}}, "movers": limit}]});
+    let policy = scene.cluster.policy(&many(3));
+    for i in 0..10 {
+        let volume = scene.claim(&format!("data-{i}"), "test", "Filesystem");
+        std::fs::write(volume.join("data/file"), random(1 << 20, i)).unwrap();
+    }
+    // Movers take a while, so that several are there at once.
+    let slow = scene.cluster.fault("NodePublishVolume", &json!({"seconds": 2}));
+    let watch = scene.cluster.watch_movers();
+    for i in 0..10 {
+        scene.backup(&format!("run-{i}"), &format!("data-{i}"));
+    }
+    let per_node = || {
+        let mut there: BTreeMap<String, BTreeMap<String, ()>> = BTreeMap::new();
+        let mut most: BTreeMap<String, usize> = BTreeMap::new();
+        for (_, kind, pod) in watch.events() {
+            let node = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]["matchFields"][0]
+                ["values"][0]
+                .as_str()
+                .unwrap()
+                .to_owned();
+            let pods = there.entry(node.clone()).or_default();
+            let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
+            if kind == "DELETED" {
+                pods.remove(&name);
+            } else {
+                pods.insert(name, ());
+            }
+            let now = pods.len();
+            most.entry(node).and_modify(|most| *most = now.max(*most)).or_insert(now);
+        }
+        most
+    };
+    wait_for("four movers at once", || per_node().values().sum::<usize>() >= 4);
+    assert_eq!(per_node(), [("node-a".to_owned(), 1), ("node-b".to_owned(), 3)].into());
+    // Lowered while full: nobody is stopped, nobody is added before it is below.
+    cluster().apply(&json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "MoverPolicy", "metadata": {"name": "default"}, "spec": many(1)}));
+    for i in 0..10 {
+        let status = scene.ends(&format!("run-{i}"), "Completed");
+        assert_eq!(status["failures"], 0, "{status:#}");
+    }
+    assert_eq!(per_node(), [("node-a".to_owned(), 1), ("node-b".to_owned(), 3)].into());
+    drop((slow, watch, policy));
+    cluster().kubectl().ok(&["label", "node", "node-b", "movers-"]);
+    scene.leaves_nothing();
+}
+
+#[test]
+fn a_restore_goes_before_fifty_backups_that_wait() {
+    let scene = Scene::new("next");
+    let volume = scene.claim("data", "test", "Filesystem");
+    std::fs::write(volume.join("data/file"), random(1 << 20, 1)).unwrap();
+    scene.backup("first", "data");
+    scene.ends("first", "Completed");
+    let policy = scene.cluster.policy(&json!({"moversPerNode": 0}));
+    for i in 0..50 {
+        scene.backup(&format!("run-{i}"), "data");
+    }
+    let count = |phase: &str| {
+        let runs = scene.cluster.list(&["vb", "--namespace", "next"]);
+        runs.iter().filter(|run| run["status"]["phase"] == phase).count()
+    };
+    wait_for("fifty that wait", || count("Prepared") == 50);
+    // No claim, no pod: they wait at no cost.
+    let held = scene.cluster.list(&["pods,pvc", "--namespace", "estiba", "--selector", "estiba.dev/run"]);
+    assert!(held.is_empty(), "{held:#?}");
+    scene.waiting_claim("again", "again", "test", &json!({}));
+    scene.restore("again", "again", &json!({"claim": "data"}));
+    scene.says("volumerestore/again", "NoNode", "has no slots by policy");
+    let watch = scene.cluster.watch_movers();
+    let _closed = scene.cluster.cordon("node-b");
+    cluster().apply(
+        &json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "MoverPolicy", "metadata": {"name": "default"}, "spec": {"moversPerNode": 1}}),
+    );
+    scene.ends("volumerestore/again", "Completed");
+    wait_for("some backups after it", || count("Completed") >= 3);
+    let order: Vec<Value> = watch
+        .events()
+        .into_iter()
+        .filter(|(_, kind, _)| kind == "ADDED")
+        .map(|(_, _, pod)| pod["metadata"]["labels"]["estiba.dev/work"].clone())
+        .collect();
+    assert_eq!(order[0], "restore", "{order:?}");
+    drop((watch, policy));
+    scene.leaves_nothing();
+}
+
+#[test]
+fn a_thousand_at_once_that_wait_for_somebody_hold_up_nobody() {
+    let scene = Scene::new("thousand");
+    let volume = scene.claim("data", "test", "Filesystem");
+    std::fs::write(volume.join("data/file"), b"content").unwrap();
+    let runs: Vec<Value> = (0..1000)
+        .map(|i| {
+            json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "VolumeBackup", "metadata": {"name": format!("run-{i}"), "namespace": "thousand"},
+                "spec": {"repository": "thousand", "source": {"claim": "no-such"}}})
+        })
+        .collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": runs}).to_string();
+    let ran = scene.cluster.kubectl().run_with_input(&["create", "-f", "-"], list.as_bytes());
+    assert!(ran.code == 0, "{}", ran.stderr);
+    let began = Instant::now();
+    scene.backup("real", "data");
+    scene.ends("real", "Completed");
+    note(&format!("a backup beside a thousand that wait: {:?}", began.elapsed()));
+    let say_why = || {
+        let all = scene.cluster.list(&["vb", "--namespace", "thousand"]);
+        all.iter().filter(|run| run["status"]["reason"] == "ClaimMissing").count()
+    };
+    wait_for("a reason for each", || say_why() == 1000);
+    note(&format!("each of a thousand has its reason: {:?}", began.elapsed()));
+    scene.leaves_nothing();
+}

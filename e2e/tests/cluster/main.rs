@@ -1,0 +1,8 @@
+//! On the real cluster: real API server, kubelets, containerd, CSI sidecars, MinIO; the chart as users install it.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod backups;
+mod continuity;
+mod gate;
+mod restores;
+mod schedules;
