@@ -46,4 +46,4 @@ trap 'rm -rf "$made"; e2e/cluster/cluster.sh down' EXIT
 charts/build-image.sh
 e2e/cluster/cluster.sh up
 e2e/cluster/cluster.sh image target/estiba-image.tar
-cargo test --release --locked --package e2e --features cluster --test cluster -- --test-threads=1 --nocapture
+cargo test --release --locked --package e2e --features cluster --test cluster -- --test-threads=3 --nocapture

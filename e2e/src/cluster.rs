@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ impl Cluster {
             "password": PASSWORD, "AWS_ACCESS_KEY_ID": "estiba-test", "AWS_SECRET_ACCESS_KEY": "estiba-secret"}}));
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/estiba");
         let helm = Program::new(tool("helm")).env("KUBECONFIG", self.kubeconfig()).env("HOME", "/tmp");
-        let values = ["--set", "image.tag=dev", "--set", "image.pullPolicy=Never"];
+        let values = ["--set", "image.tag=dev,image.pullPolicy=Never,clones=true"];
         helm.ok(&[
             &["upgrade", "--install", "estiba", chart.to_str().unwrap(), "--namespace", NAMESPACE, "--wait", "--timeout", "90s"],
             &values[..],
@@ -220,6 +220,18 @@ impl Drop for Watch {
     }
 }
 
+/// Who plays: one scene that changes what all share, or any number that do not.
+static STAGE: RwLock<()> = RwLock::new(());
+/// The scenes that share the stage, and what was there before the first of them.
+static TROUPE: Mutex<(usize, BTreeSet<String>)> = Mutex::new((0, BTreeSet::new()));
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, not read")]
+enum Stage {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
 /// A namespace with a repository of its own, for one test.
 #[derive(Debug)]
 pub struct Scene {
@@ -227,16 +239,32 @@ pub struct Scene {
     pub cluster: &'static Cluster,
     /// The namespace, and the name of the repository.
     pub name: String,
-    before: BTreeSet<String>,
+    started: Instant,
+    /// Given back last.
+    _stage: Stage,
 }
 
 impl Scene {
-    /// A new one.
-    pub fn new(name: &str) -> Self {
+    /// One that may change what all share: policies, faults, nodes, controllers. Nothing else plays meanwhile.
+    pub fn alone(name: &str) -> Self {
+        Self::on(Stage::Alone(STAGE.write().unwrap_or_else(PoisonError::into_inner)), name)
+    }
+
+    /// One that keeps to its namespace and its repository.
+    pub fn beside_others(name: &str) -> Self {
+        Self::on(Stage::Shared(STAGE.read().unwrap_or_else(PoisonError::into_inner)), name)
+    }
+
+    fn on(stage: Stage, name: &str) -> Self {
         let cluster = cluster();
-        let before = cluster.inventory();
+        let mut troupe = TROUPE.lock().unwrap_or_else(PoisonError::into_inner);
+        if troupe.0 == 0 {
+            troupe.1 = cluster.inventory();
+        }
+        troupe.0 += 1;
+        drop(troupe);
         cluster.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
-        let scene = Self { cluster, name: name.to_owned(), before };
+        let scene = Self { cluster, name: name.to_owned(), started: Instant::now(), _stage: stage };
         scene.repository(&json!({}));
         scene
     }
@@ -364,22 +392,42 @@ impl Scene {
         keys(mover(format!("s3:{MINIO}/estiba/{}", self.name)))
     }
 
-    /// Ends the scene: what the cluster held before, it holds now, and nothing else.
+    /// Ends the scene. What the cluster held before the first of those that played together, it holds after the last, and
+    /// nothing else.
     pub fn leaves_nothing(self) {
-        self.cluster.kubectl().ok(&["delete", "namespace", &self.name, "--timeout", "100s"]);
-        self.cluster.kubectl().ok(&["delete", "repository", &self.name]);
-        let mut left = Vec::new();
+        let ended = Instant::now();
+        let left = self.clear();
+        note(&format!("{} took {:.0?}, {:.0?} of it to clean up", self.name, self.started.elapsed(), ended.elapsed()));
+        assert!(left.is_empty(), "left behind, or taken away: {left:#?}");
+    }
+
+    fn clear(&self) -> Vec<String> {
+        let _ = self.cluster.kubectl().run(&["delete", "namespace", &self.name, "--ignore-not-found", "--timeout", "100s"]);
+        let _ = self.cluster.kubectl().run(&["delete", "repository", &self.name, "--ignore-not-found"]);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let now = self.cluster.inventory();
-            left.clear();
-            left.extend(now.symmetric_difference(&self.before).cloned());
-            if left.is_empty() {
-                return;
+            let troupe = TROUPE.lock().unwrap_or_else(PoisonError::into_inner);
+            if troupe.0 > 1 {
+                return Vec::new();
             }
-            assert!(Instant::now() < deadline, "left behind, or taken away: {left:#?}");
+            let now = self.cluster.inventory();
+            let left: Vec<_> = now.symmetric_difference(&troupe.1).cloned().collect();
+            if left.is_empty() || Instant::now() > deadline {
+                return left;
+            }
+            drop(troupe);
             std::thread::sleep(Duration::from_millis(500));
         }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // A test that fails does not spoil the next one.
+        if std::thread::panicking() {
+            self.clear();
+        }
+        TROUPE.lock().unwrap_or_else(PoisonError::into_inner).0 -= 1;
     }
 }
 

@@ -75,6 +75,12 @@ pub async fn node_state(client: &kube::Client, node: &str) -> kube::Result<NodeS
     })
 }
 
+/// Whether its kubelet speaks, for however short a time.
+#[must_use]
+pub fn is_ready(node: &Node) -> bool {
+    ready_since(node).is_some()
+}
+
 fn ready_since(node: &Node) -> Option<jiff::Timestamp> {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;

@@ -8,6 +8,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::{MANAGED_LABEL, RUN_LABEL, VolumeBackup, VolumeRestore};
+use crate::run::objects::OWN_VOLUME;
 use crate::run::observe::is_made_since;
 use crate::run::{delete_uid, set_reclaim_policy};
 
@@ -32,7 +33,7 @@ pub struct Orphan {
 pub async fn orphans(client: &Client, namespace: &str) -> kube::Result<Vec<Orphan>> {
     let mut found = Vec::new();
     found.extend(labelled(&Api::<Secret>::namespaced(client.clone(), namespace)).await?);
-    found.extend(labelled(&Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace)).await?);
+    found.extend(labelled(&Api::<PersistentVolumeClaim>::all(client.clone())).await?);
     found.extend(labelled(&Api::<VolumeSnapshot>::all(client.clone())).await?);
     found.extend(labelled(&Api::<VolumeSnapshotContent>::all(client.clone())).await?);
     // The runs afterwards: one that begins meanwhile has nothing in the lists above.
@@ -67,13 +68,14 @@ pub async fn remove(client: &Client, orphan: &Orphan) -> kube::Result<()> {
 /// A volume that was made for the claim goes with it, whatever its class says; one that was there before stays.
 async fn settle_volume(client: &Client, claims: &Api<PersistentVolumeClaim>, orphan: &Orphan) -> kube::Result<()> {
     let Some(claim) = claims.get_opt(&orphan.name).await? else { return Ok(()) };
-    let Some(volume) = claim.spec.and_then(|spec| spec.volume_name) else { return Ok(()) };
+    let Some(volume) = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()) else { return Ok(()) };
     let Some(volume) = Api::<PersistentVolume>::all(client.clone()).get_opt(&volume).await? else { return Ok(()) };
     let owner = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone());
     if owner != orphan.uid {
         return Ok(());
     }
-    let is_ours = is_made_since(&volume, claim.metadata.creation_timestamp.as_ref());
+    let is_given = claim.annotations().get(OWN_VOLUME) == volume.metadata.name.as_ref();
+    let is_ours = is_given || is_made_since(&volume, claim.metadata.creation_timestamp.as_ref());
     set_reclaim_policy(client, &volume, if is_ours { "Delete" } else { "Retain" }).await
 }
 

@@ -2,13 +2,13 @@
 
 use std::os::unix::fs::FileExt;
 
-use e2e::cluster::{NAMESPACE, Scene, cluster, scale};
+use e2e::cluster::{NAMESPACE, Scene, cluster, scale, wait_for};
 use e2e::tree::{assert_same, difficult, random};
 use serde_json::{Value, json};
 
 #[test]
 fn a_claim_goes_to_the_repository_and_stock_restic_restores_it() {
-    let scene = Scene::new("story");
+    let scene = Scene::beside_others("story");
     let volume = scene.claim("data", "test", "Filesystem");
     difficult(&volume.join("data"));
     scene.backup("first", "data");
@@ -42,7 +42,7 @@ fn a_claim_goes_to_the_repository_and_stock_restic_restores_it() {
 
 #[test]
 fn block_volumes_and_volumes_of_one_node() {
-    let scene = Scene::new("kinds");
+    let scene = Scene::beside_others("kinds");
     let block = scene.claim("block", "test", "Block");
     let image = std::fs::File::options().write(true).open(block.join("disk.img")).unwrap();
     image.write_all_at(&random(5 << 20, 7), 9 << 20).unwrap();
@@ -73,9 +73,53 @@ fn block_volumes_and_volumes_of_one_node() {
     scene.leaves_nothing();
 }
 
+/// As for a driver that has no snapshots.
+#[test]
+fn volumes_are_cloned_where_the_policy_says_so() {
+    let scene = Scene::alone("clones");
+    let volume = scene.claim("data", "test", "Filesystem");
+    difficult(&volume.join("data"));
+    let local = scene.claim("local", "test-local", "Filesystem");
+    std::fs::write(local.join("data/file"), random(1 << 20, 8)).unwrap();
+    let disk = scene.claim("disk", "test", "Block");
+    let image = std::fs::File::options().write(true).open(disk.join("disk.img")).unwrap();
+    image.write_all_at(&random(5 << 20, 7), 9 << 20).unwrap();
+    // Also of a class that keeps what is deleted.
+    let _policy = scene.cluster.policy(&json!({"moversPerNode": 2, "classes": [
+        {"storageClass": "test", "copyMethod": "Clone", "backupStorageClass": "test-keep"},
+        {"storageClass": "test-local", "copyMethod": "Clone"}]}));
+    for name in ["data", "local", "disk"] {
+        scene.backup(name, name);
+    }
+    for name in ["data", "local", "disk"] {
+        let status = scene.ends(name, "Completed");
+        assert_eq!((&status["copyMethod"], &status["attempts"]), (&json!("Clone"), &json!(1)), "{name}: {status:#}");
+        assert!(name != "local" || status["attempt"]["node"] == "node-b", "{status:#}");
+    }
+    let there = tempfile::tempdir().unwrap();
+    let snapshot = |name: &str| scene.status(name)["result"]["snapshotId"].as_str().unwrap().to_owned();
+    scene.mover().ok(&["restore", &snapshot("data"), there.path().join("data").to_str().unwrap()]);
+    assert_same(&volume.join("data"), &there.path().join("data"));
+    scene.restic().ok(&["restore", &snapshot("disk"), "--target", there.path().to_str().unwrap()]);
+    assert!(std::fs::read(there.path().join("clones/disk")).unwrap() == std::fs::read(disk.join("disk.img")).unwrap());
+    // What the driver says against it is said; nobody waits for it who does not want to.
+    let failing = scene.cluster.fault("CreateVolume", &json!({"error": "no clones are made here"}));
+    for name in ["refused", "deleted", "cancelled"] {
+        scene.backup(name, "data");
+        scene.says(name, "SnapshotFailed", "no clones are made here");
+    }
+    scene.cluster.kubectl().ok(&["delete", "vb/deleted", "--namespace", "clones", "--timeout", "60s"]);
+    let cancel = json!({"spec": {"cancel": true}}).to_string();
+    scene.cluster.kubectl().ok(&["patch", "vb/cancelled", "--namespace", "clones", "--type", "merge", "--patch", &cancel]);
+    scene.ends("cancelled", "Canceled");
+    drop(failing);
+    scene.ends("refused", "Completed");
+    scene.leaves_nothing();
+}
+
 #[test]
 fn what_is_missing_is_said_and_waited_for() {
-    let scene = Scene::new("missing");
+    let scene = Scene::alone("missing");
     scene.backup("early", "data");
     scene.says("early", "ClaimMissing", "there is no claim data");
     scene.repository(&json!({"namespaces": {"names": ["elsewhere"]}}));
@@ -139,7 +183,7 @@ fn what_is_missing_is_said_and_waited_for() {
 /// What only shows once a mover runs, or cannot: said within the time that a person waits, and gone on from.
 #[test]
 fn what_hinders_movers_is_said() {
-    let scene = Scene::new("hindered");
+    let scene = Scene::alone("hindered");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(4 << 20, 1)).unwrap();
     // Nobody listens there.
@@ -186,7 +230,7 @@ fn what_hinders_movers_is_said() {
 /// Names as long as they may be, and a claim of Estiba's own namespace.
 #[test]
 fn names_of_253_characters() {
-    let scene = Scene::new("long");
+    let scene = Scene::beside_others("long");
     let name = format!("{}end", "n".repeat(250));
     let volume = scene.claim(&name, "test", "Filesystem");
     std::fs::write(volume.join("data/file"), b"content").unwrap();
@@ -210,7 +254,7 @@ fn names_of_253_characters() {
 /// What a run leaves behind whose finalizer is removed by hand is found, and removed when that is asked for.
 #[test]
 fn what_is_left_behind_is_swept() {
-    let scene = Scene::new("swept");
+    let scene = Scene::alone("swept");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), b"content").unwrap();
     let keep = json!({"startTimeoutSeconds": 600, "classes": [{"storageClass": "test", "backupStorageClass": "test-keep"}]});
@@ -232,6 +276,9 @@ fn what_is_left_behind_is_swept() {
     cluster().kubectl().ok(&["delete", "vb", "run", "--namespace", "swept", "--timeout", "60s"]);
     drop((slow, policy));
     scale("2");
+    // A mover without its run is nobody's: the controllers end it, and what it mounts goes with it.
+    let selector = format!("estiba.dev/run={uid}");
+    wait_for("its mover to go", || cluster().list(&["pods,secrets", "--namespace", NAMESPACE, "--selector", &selector]).is_empty());
     let said = sweep(&[]);
     assert!(said.contains(&uid) && said.contains("PersistentVolumeClaim estiba/") && said.contains("--delete removes them"), "{said}");
     assert_eq!(sweep(&[]), said, "nothing was asked for");
@@ -242,7 +289,7 @@ fn what_is_left_behind_is_swept() {
 
 #[test]
 fn cancelled_and_deleted_at_every_stage() {
-    let scene = Scene::new("ends");
+    let scene = Scene::alone("ends");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(8 << 20, 1)).unwrap();
     let cancel = |name: &str| {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 #[test]
 fn movers_and_controllers_come_and_go() {
-    let scene = Scene::new("continuity");
+    let scene = Scene::alone("continuity");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(48 << 20, 1)).unwrap();
     // The mover waits in the driver, so that there is time to disturb it.
@@ -61,7 +61,7 @@ fn movers_and_controllers_come_and_go() {
 /// Its kubelet, its container runtime and all its containers end in one moment, the mover's and perhaps the controller's too.
 #[test]
 fn a_node_is_lost_with_the_mover_on_it() {
-    let scene = Scene::new("lost");
+    let scene = Scene::alone("lost");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(1 << 30, 1)).unwrap();
     scene.backup("run", "data");
@@ -93,7 +93,7 @@ fn a_node_is_lost_with_the_mover_on_it() {
 /// After each thing that is recorded, and each that is changed, the controller ends without a word, and another one begins.
 #[test]
 fn a_controller_that_is_killed_after_each_step() {
-    let scene = Scene::new("steps");
+    let scene = Scene::alone("steps");
     let volume = scene.claim("data", "test-late", "Filesystem");
     std::fs::write(volume.join("data/file"), random(2 << 20, 1)).unwrap();
     scale("0");
@@ -128,7 +128,7 @@ fn a_controller_that_is_killed_after_each_step() {
 /// Three controllers that all hold the lease, for they have one name: no limit is exceeded, and no run has two movers.
 #[test]
 fn controllers_that_all_believe_they_lead() {
-    let scene = Scene::new("split");
+    let scene = Scene::alone("split");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(2 << 20, 1)).unwrap();
     scale("0");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// The scenario that this project began with.
 #[test]
 fn ten_claims_one_node_one_slot() {
-    let scene = Scene::new("ten");
+    let scene = Scene::alone("ten");
     let _closed = scene.cluster.cordon("node-b");
     for i in 0..10 {
         let volume = scene.claim(&format!("data-{i}"), "test", "Filesystem");
@@ -75,7 +75,7 @@ fn assert_no_overlap(events: &[(Instant, String, Value)]) {
 
 #[test]
 fn limits_by_label_and_what_happens_when_they_change() {
-    let scene = Scene::new("limits");
+    let scene = Scene::alone("limits");
     cluster().kubectl().ok(&["label", "node", "node-b", "movers=many", "--overwrite"]);
     let many = |limit: u32| json!({"moversPerNode": 1, "nodes": [{"selector": {"matchLabels": {"movers": "many"}}, "movers": limit}]});
     let policy = scene.cluster.policy(&many(3));
@@ -126,7 +126,7 @@ fn limits_by_label_and_what_happens_when_they_change() {
 
 #[test]
 fn a_restore_goes_before_fifty_backups_that_wait() {
-    let scene = Scene::new("next");
+    let scene = Scene::alone("next");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(1 << 20, 1)).unwrap();
     scene.backup("first", "data");
@@ -166,7 +166,7 @@ fn a_restore_goes_before_fifty_backups_that_wait() {
 
 #[test]
 fn a_thousand_at_once_that_wait_for_somebody_hold_up_nobody() {
-    let scene = Scene::new("thousand");
+    let scene = Scene::alone("thousand");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), b"content").unwrap();
     let runs: Vec<Value> = (0..1000)

@@ -8,7 +8,7 @@ use serde_json::json;
 
 #[test]
 fn what_was_stored_comes_back_into_new_claims() {
-    let scene = Scene::new("back");
+    let scene = Scene::beside_others("back");
     let volume = scene.claim("data", "test", "Filesystem");
     difficult(&volume.join("data"));
     let block = scene.claim("disk", "test", "Block");
@@ -80,7 +80,7 @@ fn what_was_stored_comes_back_into_new_claims() {
 
 #[test]
 fn a_claim_that_cannot_be_filled_stays_empty_and_says_why() {
-    let scene = Scene::new("empty");
+    let scene = Scene::alone("empty");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(1 << 20, 1)).unwrap();
     scene.backup("first", "data");
@@ -161,7 +161,7 @@ fn a_claim_that_cannot_be_filled_stays_empty_and_says_why() {
 
 #[test]
 fn disturbed_while_it_fills() {
-    let scene = Scene::new("disturbed");
+    let scene = Scene::alone("disturbed");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(16 << 20, 1)).unwrap();
     // A class that keeps its volumes: those of runs go all the same, those of users stay.

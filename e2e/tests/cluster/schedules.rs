@@ -16,7 +16,7 @@ fn example(name: &str) {
 
 #[test]
 fn the_examples_do_what_they_say() {
-    let scene = Scene::new("shop");
+    let scene = Scene::beside_others("shop");
     let volume = scene.claim("data", "test", "Filesystem");
     difficult(&volume.join("data"));
     cluster().kubectl().ok(&["label", "pvc", "data", "backup=nightly", "--namespace", "shop"]);
@@ -65,7 +65,7 @@ fn the_examples_do_what_they_say() {
 
 #[test]
 fn tenants_do_what_is_theirs_and_nothing_else() {
-    let scene = Scene::new("tenant");
+    let scene = Scene::beside_others("tenant");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), b"theirs").unwrap();
     cluster().kubectl().ok(&["create", "rolebinding", "edit", "--clusterrole", "edit", "--user", "ann", "--namespace", "tenant"]);

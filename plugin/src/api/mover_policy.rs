@@ -112,15 +112,28 @@ pub struct NodeRule {
 pub struct ClassRule {
     /// The class of the claim that is backed up.
     pub storage_class: String,
+    /// How a volume is fixed at a point in time: `Snapshot`, or `Clone` where the driver has no snapshots.
+    #[serde(default)]
+    pub copy_method: CopyMethod,
     /// The VolumeSnapshotClass to use; otherwise the driver's default one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_class: Option<String>,
-    /// The class of the claim that is made from the snapshot; otherwise the same.
+    /// The class of the claim that is made from the snapshot, or of the clone; otherwise the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup_storage_class: Option<String>,
     /// Its access mode; `ReadOnlyMany` only where the driver makes such claims from snapshots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access_mode: Option<AccessMode>,
+}
+
+/// How a volume is fixed at a point in time.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CopyMethod {
+    /// By a VolumeSnapshot.
+    #[default]
+    Snapshot,
+    /// By a clone of the claim, made beside it for a while. The chart must allow it: `clones: true`.
+    Clone,
 }
 
 /// Access modes of backup claims.

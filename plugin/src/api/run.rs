@@ -13,7 +13,7 @@ pub enum Phase {
     /// Nothing was done yet, or something is missing that only somebody else can give: see the reason.
     #[default]
     Pending,
-    /// A snapshot was asked for: that fixes the point in time (backups alone).
+    /// A snapshot, or clone, was asked for: that fixes the point in time (backups alone).
     Accepted,
     /// All is there; waiting for a slot, which costs no pod, CPU or memory.
     Prepared,
@@ -75,11 +75,11 @@ pub enum Reason {
     NotCsi,
     /// No VolumeSnapshotClass fits the driver, or several do and none is the default.
     NoSnapshotClass,
-    /// The VolumeSnapshot is not there.
+    /// The VolumeSnapshot, or clone, is not there.
     SnapshotMissing,
-    /// The snapshot cannot be used yet.
+    /// The snapshot, or clone, cannot be used yet.
     SnapshotNotReady,
-    /// The driver could not make the snapshot.
+    /// The driver could not make the snapshot, or clone.
     SnapshotFailed,
     /// No slot is free; the message says where it stands in the queue.
     WaitingForSlot,
@@ -134,6 +134,9 @@ pub struct RunStatus {
     pub failures: u32,
     /// Attempts that were ended from outside: a drain, an eviction, a lost node.
     pub disruptions: u32,
+    /// Why the last attempt that ended without a result did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setback: Option<String>,
     /// No attempt before this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Time>,

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::NAME;
+use super::mover_policy::CopyMethod;
 use super::run::RunStatus;
 
 /// One run that moves the data of a volume into a repository. It is a run, not the catalogue: the repository keeps what
@@ -83,6 +84,8 @@ pub struct VolumeBackupStatus {
     /// How far it is.
     #[serde(flatten)]
     pub run: RunStatus,
+    /// How the volume was fixed at a point in time.
+    pub copy_method: CopyMethod,
     /// The snapshot of the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<VolumeSnapshotSeen>,
@@ -91,7 +94,7 @@ pub struct VolumeBackupStatus {
     pub result: Option<BackupResult>,
 }
 
-/// The snapshot of the volume.
+/// The snapshot of the volume, or its clone.
 #[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VolumeSnapshotSeen {
@@ -112,7 +115,7 @@ pub struct VolumeSnapshotSeen {
     /// What the source's volume requires of nodes. None: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<NodeSelector>,
-    /// The VolumeSnapshotContent in the claim's namespace, until it is handed over.
+    /// The VolumeSnapshotContent in the claim's namespace, until it is handed over; of a clone, its PersistentVolume.
     pub content: String,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  claim ─► snapshot in its namespace ─► the same, in ours ─► backup claim ─► slot ─► request, pod ─► result
+//!  claim ─► clone in its namespace ─► its volume given to a backup claim ───► slot ─► request, pod ─► result
 //! ```
 
 mod decide;
@@ -11,7 +12,7 @@ mod observe;
 use jiff::Timestamp;
 
 pub use self::decide::decide;
-pub use self::observe::{Seen, SnapshotSeen, SourceVolume};
+pub use self::observe::{CloneSeen, Seen, SnapshotSeen, SourceVolume};
 use crate::api::{RunStatus, VolumeBackup, VolumeBackupStatus};
 use crate::cluster::GateView;
 use crate::gate::Work;

@@ -6,18 +6,19 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
+use super::observe::SourceVolume;
 use crate::api::VolumeBackup;
 use crate::api::external::{
     VolumeSnapshot, VolumeSnapshotContent, VolumeSnapshotContentSource, VolumeSnapshotContentSpec, VolumeSnapshotSource, VolumeSnapshotSpec,
 };
 use crate::api::mover_policy::{AccessMode, ClassRule};
 use crate::api::volume_backup::{Source, VolumeSnapshotSeen};
-use crate::run::objects::{Installation, Job, VOLUME_PATH, metadata, name};
+use crate::run::objects::{Installation, Job, OWN_VOLUME, VOLUME_PATH, metadata, name};
 
 /// Label of a content whose node takes care of it itself.
 const MANAGED_BY: &str = "snapshot.storage.kubernetes.io/managed-by";
 
-/// Name of the snapshot in the claim's namespace: another one than the copy's, for that may be Estiba's own.
+/// Name of the snapshot, or clone, in the claim's namespace: another one than the copy's, for that may be Estiba's own.
 #[must_use]
 pub fn source_name(uid: &str) -> String {
     format!("{}-source", name(uid))
@@ -69,6 +70,28 @@ pub fn snapshot_copy(uid: &str, installation: &Installation, class: Option<&str>
     VolumeSnapshot { metadata: metadata(name(uid), Some(&installation.namespace), uid), ..VolumeSnapshot::new("", spec) }
 }
 
+/// The claim's clone, in its own namespace.
+#[must_use]
+pub fn clone(uid: &str, namespace: &str, of: &str, volume: &SourceVolume, rule: &ClassRule) -> PersistentVolumeClaim {
+    let bytes = [("storage".to_owned(), Quantity(volume.bytes.to_string()))].into();
+    PersistentVolumeClaim {
+        metadata: metadata(source_name(uid), Some(namespace), uid),
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec![access_mode(rule)]),
+            storage_class_name: rule.backup_storage_class.clone().or_else(|| volume.storage_class.clone()),
+            volume_mode: Some(volume.mode.clone()),
+            resources: Some(VolumeResourceRequirements { requests: Some(bytes), limits: None }),
+            data_source: Some(TypedLocalObjectReference { api_group: None, kind: "PersistentVolumeClaim".to_owned(), name: of.to_owned() }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn access_mode(rule: &ClassRule) -> String {
+    rule.access_mode.map_or("ReadWriteOnce", AccessMode::as_str).to_owned()
+}
+
 /// The volume that the mover reads, made from the snapshot.
 #[must_use]
 pub fn claim(uid: &str, installation: &Installation, snapshot: &VolumeSnapshotSeen, rule: &ClassRule) -> PersistentVolumeClaim {
@@ -76,7 +99,7 @@ pub fn claim(uid: &str, installation: &Installation, snapshot: &VolumeSnapshotSe
     PersistentVolumeClaim {
         metadata: metadata(name(uid), Some(&installation.namespace), uid),
         spec: Some(PersistentVolumeClaimSpec {
-            access_modes: Some(vec![rule.access_mode.map_or("ReadWriteOnce", AccessMode::as_str).to_owned()]),
+            access_modes: Some(vec![access_mode(rule)]),
             storage_class_name: rule.backup_storage_class.clone().or_else(|| snapshot.storage_class.clone()),
             volume_mode: Some(snapshot.volume_mode.clone()),
             resources: Some(VolumeResourceRequirements { requests: Some(requests), limits: None }),
@@ -89,6 +112,16 @@ pub fn claim(uid: &str, installation: &Installation, snapshot: &VolumeSnapshotSe
         }),
         status: None,
     }
+}
+
+/// The claim that the clone's volume is given to.
+#[must_use]
+pub fn claim_of_clone(uid: &str, installation: &Installation, cloned: &VolumeSnapshotSeen, rule: &ClassRule) -> PersistentVolumeClaim {
+    let mut claim = claim(uid, installation, cloned, rule);
+    claim.annotations_mut().insert(OWN_VOLUME.to_owned(), cloned.content.clone());
+    let spec = claim.spec.get_or_insert_default();
+    (spec.data_source, spec.volume_name) = (None, Some(cloned.content.clone()));
+    claim
 }
 
 /// What a namespace calls its claim or snapshot in the repository.

@@ -1,19 +1,18 @@
 //! What a backup needs to know: the claim, its snapshot, the copy; read fresh. Client required.
 
-use k8s_openapi::api::core::v1::{NodeSelector, PersistentVolume, PersistentVolumeClaim};
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::core::v1::{Node, NodeSelector, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::ResourceExt;
 use kube::api::ListParams;
 
 use super::objects;
 use crate::api::VolumeBackup;
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
-use crate::api::mover_policy::ClassRule;
+use crate::api::mover_policy::{ClassRule, CopyMethod};
 use crate::api::run::{Phase, Reason};
-use crate::cluster;
-use crate::run;
 use crate::run::objects::Installation;
-use crate::run::observe::{Reader, RunSeen};
+use crate::run::observe::{Reader, RunSeen, is_made_since};
+use crate::{cluster, reach, run};
 
 /// Of a class, when several could be meant.
 const DEFAULT_SNAPSHOT_CLASS: &str = "snapshot.storage.kubernetes.io/is-default-class";
@@ -31,6 +30,10 @@ pub struct Seen {
     pub snapshot_class: Option<String>,
     /// How claims of its class are backed up.
     pub class_rule: ClassRule,
+    /// How this one is: once begun, it stays so.
+    pub copy_method: CopyMethod,
+    /// The clone, where it was made.
+    pub clone: Option<CloneSeen>,
     /// The snapshot in the run's namespace.
     pub snapshot: Option<SnapshotSeen>,
     /// The content that our own snapshot had, while it is still there.
@@ -45,12 +48,15 @@ impl Seen {
     /// Nothing but these two.
     #[must_use]
     pub fn new(backup: VolumeBackup, run: RunSeen) -> Self {
+        let copy_method = backup.status.as_ref().map(|status| status.copy_method).unwrap_or_default();
         Self {
             backup,
             run,
             volume: SourceVolume::default(),
             snapshot_class: None,
             class_rule: ClassRule::default(),
+            copy_method,
+            clone: None,
             snapshot: None,
             original_content: None,
             copy: None,
@@ -91,6 +97,21 @@ pub struct SnapshotSeen {
     pub error: Option<String>,
 }
 
+/// A claim that clones the one that is backed up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CloneSeen {
+    /// In the namespace of the one that is backed up.
+    pub claim: PersistentVolumeClaim,
+    /// Its volume.
+    pub volume: Option<PersistentVolume>,
+    /// That volume was there before: not to be read, written or removed.
+    pub is_foreign: bool,
+    /// Why there is none.
+    pub problem: Option<String>,
+    /// Where it is to be, if nobody says that in time.
+    pub node: Option<String>,
+}
+
 /// Reads what belongs to a backup.
 ///
 /// # Errors
@@ -111,7 +132,16 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
         seen.class_rule = rule.clone();
     }
     if source.reader.is_over() || status.run.phase != Phase::Pending || seen.run.missing.is_none() {
-        source.snapshots(&mut seen).await?;
+        if seen.copy_method == CopyMethod::Snapshot {
+            source.snapshots(&mut seen).await?;
+        }
+        let is_to_begin = status.run.phase == Phase::Pending && !source.reader.is_over() && seen.snapshot.is_none();
+        if is_to_begin && backup.spec.source.claim.is_some() {
+            seen.copy_method = seen.class_rule.copy_method;
+        }
+        if seen.copy_method == CopyMethod::Clone {
+            source.clone(&mut seen).await?;
+        }
     }
     Ok(seen)
 }
@@ -145,9 +175,11 @@ impl Source<'_> {
             return Ok(());
         };
         let wanted = seen.run.policy.classes.iter().find(|rule| Some(&rule.storage_class) == spec.storage_class_name.as_ref());
-        match self.snapshot_class(&csi.driver, wanted.and_then(|rule| rule.snapshot_class.as_deref())).await? {
-            Ok(class) => seen.snapshot_class = Some(class),
-            Err(message) => seen.run.lacks(Reason::NoSnapshotClass, message),
+        if wanted.is_none_or(|rule| rule.copy_method == CopyMethod::Snapshot) {
+            match self.snapshot_class(&csi.driver, wanted.and_then(|rule| rule.snapshot_class.as_deref())).await? {
+                Ok(class) => seen.snapshot_class = Some(class),
+                Err(message) => seen.run.lacks(Reason::NoSnapshotClass, message),
+            }
         }
         let size = volume_spec.capacity.and_then(|capacity| capacity.get("storage").cloned());
         seen.volume = SourceVolume {
@@ -176,7 +208,9 @@ impl Source<'_> {
         Ok(match (defaults.as_slice(), of_driver.as_slice()) {
             ([one], _) => Ok(one.name_any()),
             ([], [one]) => Ok(one.name_any()),
-            (_, []) => Err(format!("driver {driver} has no VolumeSnapshotClass: without snapshots it cannot be backed up")),
+            (_, []) => Err(format!(
+                "driver {driver} has no VolumeSnapshotClass: without snapshots it cannot be backed up; if it can clone, let the MoverPolicy say copyMethod: Clone for the StorageClass"
+            )),
             ([], several) => Err(format!(
                 "driver {driver} has {} VolumeSnapshotClasses and none is the default: annotate one with {DEFAULT_SNAPSHOT_CLASS}, or name one in the MoverPolicy",
                 several.len()
@@ -216,6 +250,48 @@ impl Source<'_> {
             self.shape_of_snapshot(seen).await?;
         }
         Ok(())
+    }
+
+    /// The claim that is made beside the one that is backed up, and its volume; also when the volume is our claim's by now.
+    async fn clone(&self, seen: &mut Seen) -> kube::Result<()> {
+        let claims = self.reader.theirs::<PersistentVolumeClaim>();
+        if !self.reader.is_over() {
+            // Others look for it only when a mover may need it.
+            self.reader.claim(&mut seen.run).await?;
+        }
+        let Some(claim) = claims.get_opt(&objects::source_name(&self.backup.uid().unwrap_or_default())).await? else { return Ok(()) };
+        let mut clone = CloneSeen { claim, volume: None, is_foreign: false, problem: None, node: None };
+        let spec = clone.claim.spec.clone().unwrap_or_default();
+        if let Some(name) = &spec.volume_name {
+            clone.volume = self.reader.all::<PersistentVolume>().get_opt(name).await?;
+            clone.is_foreign =
+                clone.volume.as_ref().is_some_and(|volume| !is_made_since(volume, self.backup.metadata.creation_timestamp.as_ref()));
+        } else if !self.reader.is_over() {
+            clone.problem = self.reader.last_warning(&self.reader.theirs(), clone.claim.uid().unwrap_or_default()).await?;
+            if let Some(class) = &spec.storage_class_name
+                && self.reader.binds_late(class).await?
+            {
+                clone.node = self.node_for(&seen.volume).await?;
+            }
+        }
+        seen.clone = Some(clone);
+        Ok(())
+    }
+
+    /// Any node that can reach a volume, and where its driver runs.
+    async fn node_for(&self, volume: &SourceVolume) -> kube::Result<Option<String>> {
+        let nodes = self.reader.all::<Node>().list(&ListParams::default()).await?.items;
+        let drivers = self.reader.all::<CSINode>().list(&ListParams::default()).await?.items;
+        let has_driver = |name: &str| {
+            let node = drivers.iter().find(|node| node.name_any() == name);
+            node.is_some_and(|node| node.spec.drivers.iter().any(|driver| driver.name == volume.driver))
+        };
+        let fits = |node: &Node| {
+            let name = node.name_any();
+            let is_reached = volume.topology.as_ref().is_none_or(|topology| reach::selects(topology, &name, node.labels()));
+            is_reached && has_driver(&name) && cluster::is_ready(node)
+        };
+        Ok(nodes.iter().find(|node| fits(node)).map(ResourceExt::name_any))
     }
 
     /// A snapshot that somebody else made does not say of which class its claim was.

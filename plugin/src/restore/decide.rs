@@ -96,6 +96,7 @@ impl RestorePass<'_> {
         let target = self.status.target.as_ref()?;
         Some(Plan {
             claim: objects::claim(&self.run.uid, self.run.installation, target),
+            is_renewable: true,
             topology: self.seen.class.as_ref().and_then(|class| objects::topology(class, self.seen.selected_node.as_deref())),
             job: objects::job(&self.seen.origin, self.status.snapshot_id.as_deref(), target),
         })

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Run;
 use super::decide::Act;
-use super::objects::{self, Installation, SELECTED_NODE};
+use super::objects::{Installation, SELECTED_NODE};
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::{NOT_FOR_VELERO, RUN_FINALIZER, RUN_LABEL};
 
@@ -46,11 +46,11 @@ pub async fn act<K: Run>(client: &kube::Client, installation: &Installation, run
             delete(&Api::<VolumeSnapshot>::namespaced(client.clone(), &namespace), &snapshot).await
         }
         Act::DeleteContent(content) => delete(&Api::<VolumeSnapshotContent>::all(client.clone()), &content).await,
-        Act::CreateClaim(claim) => create(&Api::<PersistentVolumeClaim>::namespaced(client.clone(), ours), &claim).await,
-        Act::SelectNode(node) => {
-            let patch = Patch::Merge(json!({"metadata": {"annotations": {SELECTED_NODE: node}}}));
-            let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), ours);
-            gone_is_fine(claims.patch(&objects::name(&uid), &PatchParams::default(), &patch).await.map(drop))
+        Act::CreateClaim(claim) => create(&claims(client, &claim), &claim).await,
+        Act::SelectNode(claim, node) => {
+            let patch = json!({"metadata": {"uid": claim.uid(), "annotations": {SELECTED_NODE: node}}});
+            let patched = claims(client, &claim).patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await;
+            gone_is_fine(patched.map(drop))
         }
         Act::GiveUpVolume(volume) => set_reclaim_policy(client, &volume, "Delete").await,
         Act::KeepVolume(volume) => set_reclaim_policy(client, &volume, "Retain").await,
@@ -61,12 +61,16 @@ pub async fn act<K: Run>(client: &kube::Client, installation: &Installation, run
             let access_modes = claim.spec.and_then(|spec| spec.access_modes).unwrap_or_default();
             patch_volume(client, &volume, json!({"claimRef": owner, "accessModes": access_modes})).await
         }
-        Act::DeleteClaim(claim) => delete(&Api::<PersistentVolumeClaim>::namespaced(client.clone(), ours), &claim).await,
+        Act::DeleteClaim(claim) => delete(&claims(client, &claim), &claim).await,
         Act::CreateRequest(request) => create(&Api::<Secret>::namespaced(client.clone(), ours), &request).await,
         // Taken is an answer too: the next pass sees whose it is.
         Act::CreatePod(pod) => create(&Api::<Pod>::namespaced(client.clone(), ours), &pod).await,
         Act::Fence => fence(client, installation, &uid).await,
     }
+}
+
+fn claims(client: &kube::Client, claim: &PersistentVolumeClaim) -> Api<PersistentVolumeClaim> {
+    Api::namespaced(client.clone(), &claim.namespace().unwrap_or_default())
 }
 
 /// No pod of the run can start from now on.

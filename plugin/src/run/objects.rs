@@ -27,6 +27,8 @@ pub const MOVER: &str = "mover";
 pub const INIT: &str = "init";
 /// Set by the scheduler, or by us in its place: where a claim that waits for its consumer is to be bound.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
+/// Annotation of a claim: the volume that was made for its run before the claim was.
+pub const OWN_VOLUME: &str = "estiba.dev/volume";
 
 /// Where the volume lies in a mover.
 pub const VOLUME_PATH: &str = "/volume";

@@ -184,7 +184,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    async fn claim(&self, seen: &mut RunSeen) -> kube::Result<()> {
+    /// The claim that movers mount, and its volume.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn claim(&self, seen: &mut RunSeen) -> kube::Result<()> {
         let name = objects::name(&self.uid);
         let namespace = &self.installation.namespace;
         let is_of = |volume: &PersistentVolume| {
@@ -202,12 +206,11 @@ impl<'a> Reader<'a> {
         };
         let spec = claim.spec.clone().unwrap_or_default();
         if let Some(class) = &spec.storage_class_name {
-            let class = self.all::<StorageClass>().get_opt(class).await?;
-            seen.binds_late = class.and_then(|class| class.volume_binding_mode).as_deref() == Some("WaitForFirstConsumer");
+            seen.binds_late = self.binds_late(class).await?;
         }
         let Some(volume_name) = &spec.volume_name else {
             if self.status.attempt.is_some() {
-                seen.claim_problem = self.last_warning(claim.uid().unwrap_or_default()).await?;
+                seen.claim_problem = self.last_warning(&self.ours(), claim.uid().unwrap_or_default()).await?;
             }
             return Ok(());
         };
@@ -222,10 +225,22 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// What was complained of last about one of our objects.
-    async fn last_warning(&self, uid: String) -> kube::Result<Option<String>> {
+    /// Whether claims of a class wait for a node.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn binds_late(&self, class: &str) -> kube::Result<bool> {
+        let class = self.all::<StorageClass>().get_opt(class).await?;
+        Ok(class.and_then(|class| class.volume_binding_mode).as_deref() == Some("WaitForFirstConsumer"))
+    }
+
+    /// What was complained of last about an object.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn last_warning(&self, events: &Api<Event>, uid: String) -> kube::Result<Option<String>> {
         let fields = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning")).limit(MAX_EVENTS);
-        let events = self.ours::<Event>().list(&fields).await?.items;
+        let events = events.list(&fields).await?.items;
         // What keeps it from going on; kubelet warns of much else.
         let hinders = |event: &Event| {
             event.reason.as_deref().is_some_and(|reason| ["Fail", "BackOff", "Err"].iter().any(|word| reason.contains(word)))
@@ -252,7 +267,7 @@ impl<'a> Reader<'a> {
         let state = PodState::of(&pod);
         seen.pod_problem = state.problem.clone();
         if seen.pod_problem.is_none() && !state.is_running && state.ended.is_none() {
-            seen.pod_problem = self.last_warning(pod.uid().unwrap_or_default()).await?;
+            seen.pod_problem = self.last_warning(&self.ours(), pod.uid().unwrap_or_default()).await?;
         }
         // What it said counts, whatever became of its node.
         let said = if let Some((container, ended)) = &state.ended {

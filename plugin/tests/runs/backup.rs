@@ -91,7 +91,7 @@ fn a_mover_that_fails_is_followed_by_another_until_it_is_enough() {
             waits.push(status.retry_after.unwrap().0.duration_since(world.now).as_secs());
             world.now += SignedDuration::from_mins(20);
             world.settle();
-            assert_eq!(world.status().message, "waiting for the mover before to end");
+            assert_eq!(world.status().message, "waiting for the mover before to end: the mover on node failed: it broke");
             world.pod_goes();
         }
     }
@@ -319,6 +319,77 @@ fn cancelled_at_every_step_nothing_is_left() {
             "after {steps} steps"
         );
         assert!(world.seen.snapshot.is_none() && world.seen.copied_snapshot.is_none(), "after {steps} steps");
+    }
+}
+
+#[test]
+fn a_clone_is_given_to_a_claim_of_ours() {
+    for is_cloned_at_once in [true, false] {
+        let mut world = World { is_cloned_at_once, ..World::of_clone() };
+        world.gate(true);
+        world.settle();
+        let snapshot = world.seen.backup.status.clone().unwrap().snapshot.unwrap();
+        assert_eq!((snapshot.content.as_str(), snapshot.handle.as_str()), ("pv", "v"));
+        world.mover_says(stored());
+        world.settle();
+        world.pod_goes();
+        world.settle();
+        let mut expected = vec!["hold", "clone", "claim", "keep volume", "rebind", "delete clone", "request", "pod", "fence"];
+        expected.extend(["give up volume", "delete claim"]);
+        if !is_cloned_at_once {
+            expected.insert(2, "select node");
+        }
+        assert_eq!(world.take_acts(), expected);
+        assert_eq!((world.status().phase, world.status().cleaned), (Phase::Completed, true));
+    }
+}
+
+#[test]
+fn each_mover_of_a_clone_mounts_the_same_one() {
+    let mut world = World::of_clone();
+    world.gate(true);
+    for _ in 0..2 {
+        world.settle();
+        world.mover_says(failed(false));
+        world.settle();
+        world.pod_goes();
+        world.now += SignedDuration::from_mins(20);
+    }
+    world.settle();
+    assert_eq!((world.status().phase, world.status().attempts), (Phase::InProgress, 3));
+    assert_eq!(world.take_acts().iter().filter(|act| act.contains("claim")).count(), 1, "it was made again");
+    // One that is gone cannot be had again.
+    world.mover_says(failed(false));
+    world.settle();
+    world.pod_goes();
+    world.seen.run.claim = None;
+    world.seen.run.volume = None;
+    world.settle();
+    assert_eq!((world.status().phase, world.status().reason), (Phase::Failed, Some(Reason::SnapshotMissing)));
+}
+
+#[test]
+fn a_clone_that_got_somebody_s_volume_leaves_it_alone() {
+    let mut world = World { is_foreign: true, ..World::of_clone() };
+    world.gate(true);
+    world.settle();
+    assert_eq!((world.status().phase, world.status().reason), (Phase::Failed, Some(Reason::ClaimTaken)));
+    assert_eq!(world.take_acts(), ["hold", "clone", "keep volume", "leave what is somebody's"]);
+}
+
+#[test]
+fn a_clone_cancelled_at_every_step_leaves_nothing() {
+    for steps in 0..40 {
+        let mut world = World::of_clone();
+        world.gate(true);
+        world.steps(steps);
+        world.seen.backup.spec.cancel = true;
+        world.settle();
+        world.pod_goes();
+        world.settle();
+        assert_eq!((world.status().phase, world.status().cleaned), (Phase::Canceled, true), "after {steps} steps");
+        let left = (&world.seen.run.claim, &world.seen.run.volume, &world.seen.clone);
+        assert_eq!(left, (&None, &None, &None), "after {steps} steps");
     }
 }
 

@@ -6,13 +6,15 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaimStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use plugin::api::external::{VolumeSnapshotContent, VolumeSnapshotContentSpec, VolumeSnapshotContentStatus, VolumeSnapshotStatus};
+use plugin::api::mover_policy::CopyMethod;
 use plugin::api::volume_backup::Source;
 use plugin::api::{RunStatus, VolumeBackup, VolumeBackupSpec};
-use plugin::backup::{Seen, SnapshotSeen, SourceVolume, decide};
+use plugin::backup::{CloneSeen, Seen, SnapshotSeen, SourceVolume, decide};
 use plugin::cluster::GateView;
 use plugin::gate::{Grant, Standing};
 use plugin::run::Act;
 use plugin::run::pod::{MoverSaid, PodSeen};
+use serde_json::json;
 
 const HANDLE: &str = "snapshot-1";
 
@@ -22,6 +24,10 @@ pub(crate) struct World {
     pub(crate) gate: GateView,
     pub(crate) now: Timestamp,
     pub(crate) acts: Vec<&'static str>,
+    /// A clone has its volume as soon as it is asked for; otherwise it waits for a node.
+    pub(crate) is_cloned_at_once: bool,
+    /// And that volume was there before.
+    pub(crate) is_foreign: bool,
 }
 
 impl World {
@@ -39,11 +45,17 @@ impl World {
             topology: None,
         };
         let seen = Seen { volume, snapshot_class: Some("class".to_owned()), ..Seen::new(backup, run) };
-        Self { seen, gate: GateView::default(), now: Timestamp::UNIX_EPOCH, acts: Vec::new() }
+        Self { seen, gate: GateView::default(), now: Timestamp::UNIX_EPOCH, acts: Vec::new(), is_cloned_at_once: true, is_foreign: false }
     }
 
     pub(crate) fn of_claim() -> Self {
         Self::new(Source { claim: Some("data".to_owned()), volume_snapshot: None })
+    }
+
+    pub(crate) fn of_clone() -> Self {
+        let mut world = Self::of_claim();
+        world.seen.copy_method = CopyMethod::Clone;
+        world
     }
 
     pub(crate) fn status(&self) -> RunStatus {
@@ -98,6 +110,7 @@ impl World {
 
     pub(crate) fn act(&mut self, act: Act) {
         let seen = &mut self.seen;
+        let act_name = if matches!(act, Act::KeepVolume(_)) { "keep volume" } else { "give up volume" };
         let name = match act {
             Act::AddFinalizer => {
                 seen.backup.finalizers_mut().push(plugin::api::RUN_FINALIZER.to_owned());
@@ -153,12 +166,34 @@ impl World {
                 "delete copied content"
             }
             Act::CreateClaim(mut claim) => {
-                claim.status =
-                    Some(PersistentVolumeClaimStatus { phase: Some("Bound".to_owned()), ..PersistentVolumeClaimStatus::default() });
+                if claim.namespace().as_deref() == Some("shop") {
+                    claim.metadata.uid = Some("clone".to_owned());
+                    let volume = volume_of("clone");
+                    claim.status = self.is_cloned_at_once.then(bound);
+                    let is_foreign = self.is_foreign;
+                    seen.clone = Some(CloneSeen { claim, volume: Some(volume), is_foreign, problem: None, node: Some("node".to_owned()) });
+                    self.acts.push("clone");
+                    return;
+                }
+                claim.metadata.uid = Some("ours".to_owned());
+                // What asks for a volume gets it when it is given.
+                claim.status = claim.spec.as_ref().unwrap().volume_name.is_none().then(bound);
                 seen.run.claim = Some(claim);
                 "claim"
             }
-            Act::SelectNode(_) => "select node",
+            Act::SelectNode(claim, node) if claim.namespace().as_deref() == Some("shop") => {
+                let clone = &mut seen.clone.as_mut().unwrap().claim;
+                clone.annotations_mut().insert("volume.kubernetes.io/selected-node".to_owned(), node);
+                clone.status = Some(bound());
+                "select node"
+            }
+            Act::SelectNode(..) => "select node",
+            Act::GiveUpVolume(volume) | Act::KeepVolume(volume) if owner(&volume) == "clone" => {
+                let policy = if matches!(act_name, "keep volume") { "Retain" } else { "Delete" };
+                let volume = seen.clone.as_mut().unwrap().volume.as_mut().unwrap();
+                volume.spec.as_mut().unwrap().persistent_volume_reclaim_policy = Some(policy.to_owned());
+                act_name
+            }
             Act::GiveUpVolume(_) => {
                 seen.run.volume.as_mut().unwrap().spec.as_mut().unwrap().persistent_volume_reclaim_policy = Some("Delete".to_owned());
                 "give up volume"
@@ -168,7 +203,24 @@ impl World {
                     Some("Retain".to_owned());
                 "keep volume"
             }
-            Act::Rebind(..) => panic!("a backup binds nothing"),
+            Act::Rebind(mut volume, claim) => {
+                assert_eq!(volume.spec.as_ref().unwrap().persistent_volume_reclaim_policy.as_deref(), Some("Retain"), "it could be lost");
+                volume.spec.as_mut().unwrap().claim_ref.as_mut().unwrap().uid = claim.metadata.uid;
+                seen.clone.as_mut().unwrap().volume = Some(volume.clone());
+                seen.run.volume = Some(volume);
+                seen.run.claim.as_mut().unwrap().status = Some(bound());
+                "rebind"
+            }
+            Act::DeleteClaim(claim) if claim.namespace().as_deref() == Some("shop") => {
+                let volume = seen.clone.take().unwrap().volume.filter(|volume| owner(volume) == "clone");
+                let policy = volume.map(|volume| volume.spec.unwrap().persistent_volume_reclaim_policy.unwrap());
+                match policy.as_deref() {
+                    Some("Retain") if self.is_foreign => "leave what is somebody's",
+                    Some("Retain") => panic!("its volume stays for ever"),
+                    Some(_) => "delete clone and volume",
+                    None => "delete clone",
+                }
+            }
             Act::DeleteClaim(_) => {
                 seen.run.claim = None;
                 let kept =
@@ -207,6 +259,20 @@ impl World {
     pub(crate) fn take_acts(&mut self) -> Vec<&'static str> {
         std::mem::take(&mut self.acts)
     }
+}
+
+fn bound() -> PersistentVolumeClaimStatus {
+    PersistentVolumeClaimStatus { phase: Some("Bound".to_owned()), ..PersistentVolumeClaimStatus::default() }
+}
+
+fn volume_of(claim: &str) -> PersistentVolume {
+    let spec =
+        json!({"claimRef": {"uid": claim}, "csi": {"driver": "csi", "volumeHandle": "v"}, "persistentVolumeReclaimPolicy": "Delete"});
+    serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": spec})).unwrap()
+}
+
+fn owner(volume: &PersistentVolume) -> String {
+    volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref()?.uid.clone()).unwrap_or_default()
 }
 
 fn original() -> VolumeSnapshotContent {

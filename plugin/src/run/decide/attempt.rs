@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Act, Outcome, POLL, Pass, Plan, Step, act, look_again};
+use super::{Act, Outcome, POLL, Pass, Plan, Step, act, is_bound, look_again};
 use crate::api::run::{Attempt, Phase, Progress, Reason};
 use crate::run::objects::{self, PodParts, SELECTED_NODE};
 use crate::run::pod::{MoverSaid, PodSeen};
@@ -38,9 +38,8 @@ impl Pass<'_> {
             && after.0 > self.now
         {
             let wait = after.0.duration_since(self.now);
-            let before =
-                if self.status.failures + self.status.disruptions > 0 { "the mover before ended without a result" } else { "not yet" };
-            let message = format!("{before}; the next one may start in {}", shown(wait));
+            let setback = self.status.setback.as_deref().unwrap_or("something was missing");
+            let message = format!("{setback}; a mover may start in {}", shown(wait));
             return self.wait(Reason::Retrying, &message, wait.unsigned_abs().min(LOOK_AGAIN));
         }
         // No attempt before the one before can no longer start, and is gone.
@@ -48,7 +47,8 @@ impl Pass<'_> {
             return act(Act::Fence);
         }
         if self.seen.has_pods {
-            return self.wait(Reason::Retrying, "waiting for the mover before to end", POLL);
+            let setback = self.status.setback.as_deref().unwrap_or("another one follows");
+            return self.wait(Reason::Retrying, &format!("waiting for the mover before to end: {setback}"), POLL);
         }
         let asked_for = self.status.topology.clone();
         if let Some(step) = self.follow_claim(plan) {
@@ -93,6 +93,10 @@ impl Pass<'_> {
             self.status.topology = Some(topology.clone());
         } else if !is_placed {
             self.status.topology.clone_from(&plan.topology);
+        }
+        if !plan.is_renewable {
+            self.status.renew_claim = false;
+            return None;
         }
         let has_no_node = self.gate.standing.as_ref().is_some_and(|standing| !standing.has_node);
         let is_stranded = has_no_node && self.seen.binds_late && self.status.topology != plan.topology;
@@ -175,7 +179,7 @@ impl Pass<'_> {
             );
             return self.fail(Reason::ClaimTaken, &message);
         }
-        if claim.status.as_ref().and_then(|status| status.phase.as_deref()) != Some("Bound") {
+        if !is_bound(claim) {
             return self.bind(attempt, claim);
         }
         if self.seen.is_elsewhere {
@@ -199,7 +203,7 @@ impl Pass<'_> {
     fn bind(&mut self, attempt: &Attempt, claim: &PersistentVolumeClaim) -> Step {
         let selected = claim.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SELECTED_NODE));
         if self.seen.binds_late && selected.is_none() {
-            return act(Act::SelectNode(attempt.node.clone()));
+            return act(Act::SelectNode(claim.clone(), attempt.node.clone()));
         }
         if self.seen.binds_late && selected != Some(&attempt.node) {
             // It may be half made elsewhere: a fresh one is had again.
@@ -213,6 +217,7 @@ impl Pass<'_> {
     fn give_back(&mut self, message: &str) -> Step {
         self.status.attempt = None;
         self.status.retry_after = Some(Time(self.now + AFTER_A_TAKEN_SLOT));
+        self.status.setback = Some(message.to_owned());
         self.enter(Phase::Prepared, Reason::WaitingForSlot, &format!("{message}; waiting for another slot"));
         act(Act::Fence)
     }
@@ -257,6 +262,7 @@ impl Pass<'_> {
         self.status.renew_claim = true;
         self.status.avoid = self.status.attempt.take().map(|attempt| attempt.node);
         self.status.progress = None;
+        self.status.setback = Some(message.to_owned());
         self.enter(Phase::Prepared, reason, message);
         act(Act::Fence)
     }

@@ -49,10 +49,10 @@ pub enum Act {
     DeleteSnapshot(VolumeSnapshot),
     /// Its content.
     DeleteContent(VolumeSnapshotContent),
-    /// The claim that movers mount.
+    /// The claim that movers mount, or one that clones the claim that is backed up.
     CreateClaim(PersistentVolumeClaim),
-    /// Where it is to be bound.
-    SelectNode(String),
+    /// Where a claim is to be bound.
+    SelectNode(PersistentVolumeClaim, String),
     /// The volume of our claim goes with it, whatever its class says.
     GiveUpVolume(PersistentVolume),
     /// A volume that was not made for our claim stays, whatever its class says.
@@ -124,6 +124,8 @@ pub enum Start {
 pub struct Plan {
     /// The claim that the mover mounts.
     pub claim: PersistentVolumeClaim,
+    /// Whether it can be made again, with all that is in it.
+    pub is_renewable: bool,
     /// Where its volume will be, as far as known before it is there.
     pub topology: Option<NodeSelector>,
     /// What the mover does.
@@ -313,7 +315,15 @@ impl<'a> Pass<'a> {
     }
 }
 
-fn reclaim_policy(volume: &PersistentVolume) -> Option<&str> {
+/// Whether a claim has its volume, and the other way round.
+#[must_use]
+pub fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
+}
+
+/// What becomes of a volume without its claim.
+#[must_use]
+pub fn reclaim_policy(volume: &PersistentVolume) -> Option<&str> {
     volume.spec.as_ref()?.persistent_volume_reclaim_policy.as_deref()
 }
 

@@ -1,93 +1,18 @@
-//! From what was seen of a backup to what to do: pure, one step at a time. No client required.
+//! From the claim to a snapshot that our namespace can use; and its end.
 
-use contract::{BackupSummary, Line};
-use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::objects;
-use super::observe::{Seen, SnapshotSeen};
-use crate::api::VolumeBackupStatus;
+use super::BackupPass;
 use crate::api::external::VolumeSnapshotContent;
 use crate::api::run::{Phase, Reason};
-use crate::api::volume_backup::{BackupResult, VolumeSnapshotSeen};
-use crate::cluster::GateView;
-use crate::run::decide::{Outcome, Pass, Plan, Start, Step, act, going};
-use crate::run::objects::Installation;
-use crate::run::{Act, Decision};
-
-/// What is to be done about a backup, now.
-#[must_use]
-pub fn decide(seen: &Seen, gate: &GateView, installation: &Installation, now: Timestamp) -> Decision<VolumeBackupStatus> {
-    let status = seen.backup.status.clone().unwrap_or_default();
-    let run = Pass::new(&seen.backup, &seen.run, gate, installation, now);
-    let mut pass = BackupPass { seen, run, snapshot: status.snapshot, result: status.result };
-    let (act, again) = pass.step();
-    Decision { status: VolumeBackupStatus { run: pass.run.finish(), snapshot: pass.snapshot, result: pass.result }, act, again }
-}
-
-struct BackupPass<'a> {
-    seen: &'a Seen,
-    run: Pass<'a>,
-    snapshot: Option<VolumeSnapshotSeen>,
-    result: Option<BackupResult>,
-}
+use crate::api::volume_backup::VolumeSnapshotSeen;
+use crate::backup::objects;
+use crate::backup::observe::{Seen, SnapshotSeen};
+use crate::run::Act;
+use crate::run::decide::{Step, act, going};
 
 impl BackupPass<'_> {
-    fn step(&mut self) -> Step {
-        let outcome = match self.run.start(&self.seen.backup) {
-            Start::Step(step) => return step,
-            Start::CleanUp => return self.run.clean_up(|| remove_snapshots(self.seen)),
-            Start::Cancel => self.run.cancel(),
-            Start::Work => match self.run.status.phase {
-                Phase::Prepared => Outcome::Step(self.wait_for_slot()),
-                Phase::DatamoverDeploying | Phase::InProgress => self.run.attempt(&self.plan()),
-                _ => Outcome::Step(self.expose()),
-            },
-        };
-        match outcome {
-            Outcome::Step(step) => step,
-            Outcome::Done(Line::BackupSummary(summary)) => self.stored(&summary),
-            Outcome::Done(_) => self.run.fail(Reason::MoverFailed, "the mover did something else than a backup"),
-        }
-    }
-
-    fn plan(&self) -> Plan {
-        let snapshot = self.snapshot.clone().unwrap_or_default();
-        Plan {
-            claim: objects::claim(&self.run.uid, self.run.installation, &snapshot, &self.seen.class_rule),
-            job: objects::job(&self.seen.backup, &self.seen.run.namespace_uid(), self.run.installation, &snapshot),
-            topology: snapshot.topology,
-        }
-    }
-
-    fn wait_for_slot(&mut self) -> Step {
-        if self.seen.copied_snapshot.is_none() {
-            return self.run.fail(Reason::SnapshotMissing, "the snapshot was removed while it waited for a slot");
-        }
-        self.run.wait_for_slot(&self.plan())
-    }
-
-    fn stored(&mut self, summary: &BackupSummary) -> Step {
-        // Another mover of this run stored it, and could not say so any more.
-        let counted = |count: u64| (!summary.was_there).then_some(count);
-        self.result = Some(BackupResult {
-            snapshot_id: summary.snapshot_id.clone().unwrap_or_default(),
-            bytes: counted(summary.total_bytes),
-            bytes_stored: counted(summary.bytes_stored),
-            unreadable: counted(summary.errors),
-        });
-        self.run.complete(&match summary.errors {
-            0 => "the data is in the repository".to_owned(),
-            count => format!("the data is in the repository, without {count} items that could not be read"),
-        })
-    }
-
-    // From the claim to a snapshot that our namespace can use.
-
-    fn expose(&mut self) -> Step {
-        if let Some(missing) = self.seen.run.missing.clone() {
-            return self.run.wait_for_somebody(missing.reason, &missing.message);
-        }
+    pub(super) fn snapshot(&mut self) -> Step {
         match &self.seen.copy {
             None => self.take_snapshot(),
             Some(content) => self.hand_over(content),
@@ -160,8 +85,7 @@ impl BackupPass<'_> {
         {
             return step;
         }
-        self.run.enter(Phase::Prepared, Reason::WaitingForSlot, "waiting for a slot");
-        self.wait_for_slot()
+        self.exposed()
     }
 
     fn take_over(&self, copy: &VolumeSnapshotContent) -> Option<Step> {
@@ -188,7 +112,7 @@ impl BackupPass<'_> {
 }
 
 /// Those that were made for the run, whatever state they are in.
-fn remove_snapshots(seen: &Seen) -> Option<Step> {
+pub(super) fn remove(seen: &Seen) -> Option<Step> {
     let is_ours = seen.backup.spec.source.claim.is_some();
     // Taken, but never handed over, or only half.
     if is_ours && let Some(snapshot) = &seen.snapshot {
