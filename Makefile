@@ -1,7 +1,7 @@
 # Two commands do everything: `make try` shows what mover does, `make test` runs all tests.
 DIR ?= .
 
-.PHONY: build programs try test docs crds image cluster cluster-down bench fuzz nightly
+.PHONY: build programs try test docs crds image cluster cluster-down bench bench-gate fuzz nightly
 
 # Leaves target/release/mover.
 build:
@@ -41,6 +41,10 @@ cluster-down:
 # Compares with stock restic in one run.
 bench: build
 	@e2e/bench/bench.sh
+
+# How soon a free slot is used again, on the cluster of `make cluster`.
+bench-gate:
+	ESTIBA_E2E_BIN=$$(e2e/tools/setup.sh) cargo test --release --locked --package e2e --features cluster --test cluster -- --ignored --nocapture fifty
 
 # Every decoder, a minute each.
 fuzz:

@@ -37,15 +37,24 @@ pub fn cluster() -> &'static Cluster {
 }
 
 impl Cluster {
-    fn install(&self) {
+    /// Removes the chart, and nothing else.
+    pub fn uninstall(&self) {
+        self.helm().ok(&["uninstall", "estiba", "--namespace", NAMESPACE, "--wait", "--timeout", "90s"]);
+    }
+
+    fn helm(&self) -> Program {
+        Program::new(tool("helm")).env("KUBECONFIG", self.kubeconfig()).env("HOME", "/tmp")
+    }
+
+    /// Installs the chart, or brings it up to date.
+    pub fn install(&self) {
         self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
             "name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "baseline"}}}));
         self.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "minio", "namespace": NAMESPACE}, "stringData": {
             "password": PASSWORD, "AWS_ACCESS_KEY_ID": "estiba-test", "AWS_SECRET_ACCESS_KEY": "estiba-secret"}}));
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/estiba");
-        let helm = Program::new(tool("helm")).env("KUBECONFIG", self.kubeconfig()).env("HOME", "/tmp");
         let values = ["--set", "image.tag=dev,image.pullPolicy=Never,clones=true"];
-        helm.ok(&[
+        self.helm().ok(&[
             &["upgrade", "--install", "estiba", chart.to_str().unwrap(), "--namespace", NAMESPACE, "--wait", "--timeout", "90s"],
             &values[..],
         ]
@@ -402,6 +411,9 @@ impl Scene {
     }
 
     fn clear(&self) -> Vec<String> {
+        // A namespace that still holds something when it is deleted is looked at again only after eight seconds.
+        let all = ["delete", "bs,pods,pvc", "--all", "--namespace", &self.name, "--timeout", "100s"];
+        let _ = self.cluster.kubectl().run(&all);
         let _ = self.cluster.kubectl().run(&["delete", "namespace", &self.name, "--ignore-not-found", "--timeout", "100s"]);
         let _ = self.cluster.kubectl().run(&["delete", "repository", &self.name, "--ignore-not-found"]);
         let deadline = Instant::now() + PATIENCE;

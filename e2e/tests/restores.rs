@@ -78,6 +78,21 @@ fn parts_of_a_snapshot() {
     place.mover.ok(&["backup", &place.text("source"), "--as", "/shop/data", "--exclude", "random", "--tag", "a,b"]);
     let listed = place.mover.ok(&["ls", "latest", "--path", "/shop/data", "--tag", "b"]).stdout;
     assert!(listed.contains("/shop/data/a/b/c/deep\n") && !listed.contains("random"), "{listed}");
+    // One level, and in pages that together are the whole.
+    let children = place.mover.ok(&["ls", "latest", "/shop/data", "--depth", "1"]).stdout;
+    assert!(children.contains("/shop/data/a\n") && !children.contains("/shop/data/a/"), "{children}");
+    let pages: String = (0..)
+        .map(|page| place.mover.ok(&["ls", "latest", "--skip", &(page * 7).to_string(), "--limit", "7"]).stdout)
+        .take_while(|page| !page.is_empty())
+        .collect();
+    assert_eq!(pages, listed);
+    let json = place.mover.ok(&["--json", "ls", "latest", "/shop/data/plain.txt"]).stdout;
+    let lines: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (lines.len(), &lines[0]["message_type"], &lines[1]["path"]),
+        (2, &"snapshot".into(), &"/shop/data/plain.txt".into()),
+        "{json}"
+    );
     assert_eq!(place.mover.ok(&["dump", "latest", "/shop/data/plain.txt"]).stdout, "hello\n");
     place.mover.ok(&["restore", "latest:/shop/data/a/b", &place.text("part")]);
     assert_same(&place.path("source/a/b"), &place.path("part"));

@@ -27,9 +27,12 @@ use serde_json::json;
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::repository::RepositoryStatus;
 use crate::api::run::{Phase, Reason};
-use crate::api::{BackupSchedule, MANAGED_LABEL, MoverPolicy, RUN_LABEL, Repository, VolumeBackup, VolumeRestore, conditions};
+use crate::api::{
+    BackupSchedule, MANAGED_LABEL, MoverPolicy, RUN_LABEL, Repository, RepositoryQuery, VolumeBackup, VolumeRestore, conditions,
+};
 use crate::cluster::{self, Cluster};
 use crate::keeper;
+use crate::query;
 use crate::run::objects::Installation;
 use crate::run::observe::RunSeen;
 use crate::run::pod::{MoverSaid, PodSeen};
@@ -136,12 +139,16 @@ pub async fn run(client: Client, installation: Installation, steps: Option<u32>,
     let schedules = Controller::new(Api::<BackupSchedule>::all(client.clone()), watcher::Config::default())
         .owns(Api::<VolumeBackup>::all(client.clone()), watcher::Config::default().labels(schedule::SCHEDULE_LABEL))
         .run(keep_time, on_time_error, context.clone());
+    let queries = Controller::new(Api::<RepositoryQuery>::all(client.clone()), watcher::Config::default())
+        .watches(ours(&client), managed(), |pod| query_of(&pod))
+        .run(answer, on_query_error, context.clone());
     let keeper = Controller::new(ours(&client), managed()).run(keep, on_keep_error, context.clone());
     let waker = wake(cluster.clone(), ready_tx, wake_rx, &backups_tx, &restores_tx);
     tokio::select! {
         () = backups.for_each(done) => tracing::error!("backups are no longer watched"),
         () = restores.for_each(done) => tracing::error!("restores are no longer watched"),
         () = schedules.for_each(done) => tracing::error!("schedules are no longer watched"),
+        () = queries.for_each(done) => tracing::error!("queries are no longer watched"),
         () = keeper.for_each(done) => tracing::error!("mover pods are no longer watched"),
         () = waker => tracing::error!("slots are no longer given"),
         _ = futures::future::select_all(watches) => tracing::error!("a watch ended"),
@@ -172,6 +179,12 @@ fn controller<K: Run>(context: &Context, store: impl Fn(&Cluster) -> &Store<K> +
 fn run_of<K: Run>(runs: &Store<K>, object: &impl ResourceExt) -> Option<ObjectRef<K>> {
     let uid = object.labels().get(RUN_LABEL)?;
     cluster::refs(runs, |each| each == uid).pop()
+}
+
+/// The question that a mover answers.
+fn query_of(pod: &Pod) -> Option<ObjectRef<RepositoryQuery>> {
+    let (namespace, name) = pod.annotations().get(query::QUERY_ANNOTATION)?.split_once('/')?;
+    Some(ObjectRef::new(name).within(namespace))
 }
 
 /// Keeps a store current; says so when it changes.
@@ -230,6 +243,18 @@ async fn keep_time(schedule: Arc<BackupSchedule>, context: Arc<Context>) -> Resu
     let (name, namespace) = (schedule.name_any(), schedule.namespace().unwrap_or_default());
     let again = schedule::reconcile(&context.client, &name, &namespace).await?;
     Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+async fn answer(query: Arc<RepositoryQuery>, context: Arc<Context>) -> Result<Action, Error> {
+    let (name, namespace) = (query.name_any(), query.namespace().unwrap_or_default());
+    let again = query::reconcile(&context.client, &context.installation, &name, &namespace).await?;
+    Ok(again.map_or_else(Action::await_change, Action::requeue))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
+fn on_query_error(query: Arc<RepositoryQuery>, error: &Error, _: Arc<Context>) -> Action {
+    tracing::warn!(%error, query = query.name_any(), "will try again");
+    Action::requeue(KEEP_AGAIN)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]

@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::api::run::Phase;
 use crate::api::{RUN_LABEL, SLOT_FINALIZER};
 use crate::cluster::{self, Cluster, NodeState};
+use crate::query;
 use crate::run::objects::{self, ATTEMPT_LABEL, Installation};
 use crate::run::{Run, delete_uid, gone_is_fine};
 
@@ -35,6 +36,9 @@ enum Keep {
 /// # Errors
 /// Those of the API server.
 pub async fn keep(client: &kube::Client, installation: &Installation, cluster: &Cluster, pod: &Pod) -> kube::Result<bool> {
+    if pod.labels().get(objects::WORK_LABEL).is_some_and(|work| work == "query") {
+        return query::keep(client, installation, pod).await.map(|()| false);
+    }
     let uid = pod.labels().get(RUN_LABEL).cloned().unwrap_or_default();
     let number = pod.labels().get(ATTEMPT_LABEL).and_then(|number| number.parse().ok()).unwrap_or_default();
     let is_settled = !needs(client, &cluster.backups, &uid, number).await? && !needs(client, &cluster.restores, &uid, number).await?;

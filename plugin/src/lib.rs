@@ -1,7 +1,7 @@
 //! Estiba on Kubernetes.
 //!
 //! ```text
-//!  api (the kinds)   gate, reach (pure)   run: what all runs share ◄── backup, restore   schedule   keeper, cluster, lease (client)
+//!  api (the kinds)   gate, reach (pure)   run: what all runs share ◄── backup, restore, query   schedule   keeper, cluster, lease (client)
 //!                              controller (ties them together)
 //! ```
 
@@ -12,6 +12,7 @@ pub mod controller;
 pub mod gate;
 pub mod keeper;
 pub mod lease;
+pub mod query;
 pub mod reach;
 pub mod restore;
 pub mod run;

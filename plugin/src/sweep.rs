@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Secret};
-use kube::api::ListParams;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
+use serde_json::json;
 
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
-use crate::api::{MANAGED_LABEL, RUN_LABEL, VolumeBackup, VolumeRestore};
+use crate::api::{MANAGED_LABEL, RUN_FINALIZER, RUN_LABEL, RepositoryQuery, SLOT_FINALIZER, VolumeBackup, VolumeRestore};
 use crate::run::objects::OWN_VOLUME;
 use crate::run::observe::is_made_since;
-use crate::run::{delete_uid, set_reclaim_policy};
+use crate::run::{delete_uid, gone_is_fine, set_reclaim_policy};
 
 /// An object that belongs to no run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,9 +41,43 @@ pub async fn orphans(client: &Client, namespace: &str) -> kube::Result<Vec<Orpha
     let mut runs: BTreeSet<String> = BTreeSet::new();
     runs.extend(uids(&Api::<VolumeBackup>::all(client.clone())).await?);
     runs.extend(uids(&Api::<VolumeRestore>::all(client.clone())).await?);
+    runs.extend(uids(&Api::<RepositoryQuery>::all(client.clone())).await?);
     found.retain(|orphan| !runs.contains(&orphan.run));
     found.sort();
     Ok(found)
+}
+
+/// Takes off all finalizers, when no controller is left that would: runs can be removed then, and pods and namespaces go.
+/// What was made for runs at work stays, to be swept by the next installation.
+///
+/// # Errors
+/// Those of the API server.
+pub async fn let_go(client: &Client, namespace: &str) -> kube::Result<usize> {
+    let backups = without(&Api::<VolumeBackup>::all(client.clone()), RUN_FINALIZER, |one| Api::namespaced(client.clone(), one)).await?;
+    let restores = without(&Api::<VolumeRestore>::all(client.clone()), RUN_FINALIZER, |one| Api::namespaced(client.clone(), one)).await?;
+    let queries = without(&Api::<RepositoryQuery>::all(client.clone()), RUN_FINALIZER, |one| Api::namespaced(client.clone(), one)).await?;
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    Ok(backups + restores + queries + without(&pods, SLOT_FINALIZER, |_| pods.clone()).await?)
+}
+
+async fn without<K>(all: &Api<K>, finalizer: &str, of_namespace: impl Fn(&str) -> Api<K>) -> kube::Result<usize>
+where
+    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let held = match all.list_metadata(&ListParams::default()).await {
+        // The kind is gone, and all objects with it.
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(0),
+        listed => listed?.items,
+    };
+    let mut count = 0;
+    for object in held.iter().filter(|object| object.finalizers().iter().any(|each| each == finalizer)) {
+        let left: Vec<_> = object.finalizers().iter().filter(|each| *each != finalizer).collect();
+        let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": left}});
+        let objects = of_namespace(&object.namespace().unwrap_or_default());
+        gone_is_fine(objects.patch_metadata(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop))?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Removes one. What its storage holds goes with it where the run owned it, and stays where somebody else may.

@@ -287,6 +287,29 @@ fn what_is_left_behind_is_swept() {
     scene.leaves_nothing();
 }
 
+/// Without a controller, nobody takes finalizers off: the chart's last act is to do it. The next installation sweeps.
+#[test]
+fn an_uninstalled_chart_holds_nothing() {
+    let scene = Scene::alone("uninstalled");
+    let volume = scene.claim("data", "test", "Filesystem");
+    std::fs::write(volume.join("data/file"), b"content").unwrap();
+    scene.backup("done", "data");
+    scene.ends("done", "Completed");
+    wait_for("what is done to hold nothing", || scene.run("done")["metadata"]["finalizers"].is_null());
+    let slow = scene.cluster.fault("NodePublishVolume", &json!({"seconds": 3600}));
+    scene.backup("at-work", "data");
+    scene.wait("at-work", "its pod", |status| status["reason"] == "PodStarting");
+    cluster().uninstall();
+    cluster().kubectl().ok(&["delete", "vb", "--all", "--namespace", "uninstalled", "--timeout", "30s"]);
+    let movers = || cluster().list(&["pods", "--namespace", NAMESPACE, "--selector", "estiba.dev/run"]);
+    wait_for("its mover to go", || movers().is_empty());
+    drop(slow);
+    cluster().install();
+    let said = cluster().plugin(&["sweep", "--namespace", NAMESPACE, "--delete"]).stdout;
+    assert!(said.contains("objects removed"), "{said}");
+    scene.leaves_nothing();
+}
+
 #[test]
 fn cancelled_and_deleted_at_every_stage() {
     let scene = Scene::alone("ends");

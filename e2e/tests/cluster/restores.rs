@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::FileExt;
 
-use e2e::cluster::{NAMESPACE, Scene, cluster};
-use e2e::tree::{assert_same, difficult, random};
+use e2e::cluster::{NAMESPACE, Scene, cluster, wait_for};
+use e2e::tree::{assert_same, difficult, manifest, random};
 use serde_json::json;
 
 #[test]
@@ -17,8 +17,23 @@ fn what_was_stored_comes_back_into_new_claims() {
     scene.estiba(&["backup", "--repository", "back", "data", "--no-follow"]);
     scene.backup("disk", "disk");
     scene.ends("disk", "Completed");
-    let listed = scene.estiba(&["list", "data"]);
+    // What is there is asked of the repository, and so is what is in it.
+    let ask = |args: &[&str]| scene.estiba(&[args, &["--repository", "back"]].concat());
+    let backups = || cluster().list(&["vb", "--namespace", "back"]);
+    wait_for("the backup by hand", || backups().iter().all(|backup| backup["status"]["phase"] == "Completed"));
+    let listed = ask(&["list", "data"]);
     assert!(listed.contains("SNAPSHOT") && listed.lines().count() == 2, "{listed}");
+    assert_eq!(ask(&["list"]).lines().count(), 3);
+    let files = ask(&["ls", "data", "-R"]);
+    let stored = manifest(&volume.join("data"));
+    assert_eq!(files.lines().count(), stored.len() - 1, "{files}");
+    assert!(files.contains("/a/b/c/deep\n") && !ask(&["ls", "data"]).contains("/a/b"), "{files}");
+    let plain: serde_json::Value = serde_json::from_str(&ask(&["ls", "data", "/plain.txt", "--json"])).unwrap();
+    assert_eq!((&plain["path"], &plain["size"]), (&json!("/plain.txt"), &json!(6)));
+    assert!(ask(&["ls", "disk", "-l"]).contains("67108864"));
+    let none = cluster().plugin(&["ls", "data", "/no/such", "--repository", "back", "--namespace", "back"]);
+    assert!(none.code != 0 && none.stderr.contains("path /back/data/no/such"), "{none:?}");
+    assert!(cluster().list(&["repositoryqueries", "--namespace", "back"]).is_empty());
     // By hand, into a claim like the old one. What it would do is said first, and nothing is made.
     let restore = |args: &[&str]| scene.estiba(&[&["restore", "--repository", "back"], args].concat());
     let said = restore(&["data", "--to", "again", "--dry-run"]);

@@ -115,5 +115,23 @@ fn tenants_do_what_is_theirs_and_nothing_else() {
     backup(&["backup", "data", "--repository", "tenant"]);
     backup(&["restore", "data", "--to", "again", "--repository", "tenant"]);
     assert_eq!(std::fs::read(scene.volume("again").join("data/file")).unwrap(), b"theirs");
+    // And see what is theirs alone.
+    backup(&["ls", "data", "/file", "--repository", "tenant"]);
+    let others = |args: &[&str]| {
+        let ran = cluster().plugin(&[args, &["--repository", "tenant", "--namespace", "tenant", "--as", "ann"]].concat());
+        assert!(ran.code != 0 && ran.stderr.contains("does not let"), "{ran:?}");
+    };
+    others(&["ls", "data", "--from-namespace", "default"]);
+    others(&["list", "--from-namespace", "default"]);
+    others(&["list", "data", "--from-cluster", "another"]);
+    // A question that nobody waits for leaves nothing, whenever it is taken back.
+    for wait in [0, 1, 3] {
+        cluster().apply(
+            &json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "RepositoryQuery", "metadata": {"name": "idle", "namespace": "tenant"},
+            "spec": {"repository": "tenant", "source": {"claim": "data"}, "files": {}}}),
+        );
+        std::thread::sleep(std::time::Duration::from_secs(wait));
+        cluster().kubectl().ok(&["delete", "rq", "idle", "--namespace", "tenant", "--timeout", "60s"]);
+    }
     scene.leaves_nothing();
 }

@@ -273,11 +273,23 @@ pub(crate) struct Ls {
     pub(crate) snapshot: String,
     /// Directory or file to list
     pub(crate) path: Option<PathBuf>,
+    /// With `latest`: the newest that is not younger than this, for instance 2h or 2026-11-20T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) before: Option<TimePoint>,
     #[command(flatten)]
     pub(crate) filter: Filter,
     /// Modes, owners, sizes and times too
     #[arg(short, long)]
     pub(crate) long: bool,
+    /// Levels below PATH [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) depth: Option<u32>,
+    /// Leave out so many entries: those that were listed before
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) skip: u64,
+    /// So many entries at most
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
 }
 
 #[derive(Debug, Args)]

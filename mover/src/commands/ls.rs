@@ -24,7 +24,7 @@ use crate::restore::find_node;
 pub(super) fn run(settings: &Settings, args: Ls) -> Result<ExitCode, CommandError> {
     let repository = settings.open()?;
     let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
-    let found = repository.find_snapshot(&args.snapshot, &filter(args.filter, None))?;
+    let found = repository.find_snapshot(&args.snapshot, &filter(args.filter, args.before))?;
     let index = Arc::new(Index::load(&repository, settings.shares.index_bytes)?);
     let trees = Trees::new(&repository, &index, settings.shares.tree_bytes);
     let format = match (settings.report.output(), args.long) {
@@ -33,12 +33,24 @@ pub(super) fn run(settings: &Settings, args: Ls) -> Result<ExitCode, CommandErro
         (_, false) => Format::Short,
     };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    if matches!(format, Format::Json) {
+        writeln!(out, "{}", super::snapshots::json(&found)?)?;
+    }
     let path = args.path.unwrap_or_else(|| Path::new("/").to_owned());
+    let mut listing = Listing {
+        settings,
+        trees: &trees,
+        out: &mut out,
+        format,
+        depth: args.depth.map_or(usize::MAX, |depth| depth as usize),
+        skip: args.skip,
+        left: args.limit.unwrap_or(u64::MAX),
+    };
     match find_node(&trees, &found.snapshot, &path)? {
-        None => list(settings, &trees, &found.snapshot.tree, b"", format, &mut out)?,
+        None => listing.below(&found.snapshot.tree, b"")?,
         Some(node) => match node.subtree {
-            Some(tree) => list(settings, &trees, &tree, path.as_os_str().as_bytes(), format, &mut out)?,
-            None => entry(&mut out, format, path.as_os_str().as_bytes(), &node)?,
+            Some(tree) => listing.below(&tree, path.as_os_str().as_bytes())?,
+            None => listing.entry(path.as_os_str().as_bytes(), &node)?,
         },
     }
     out.flush()?;
@@ -53,25 +65,55 @@ enum Format {
     Json,
 }
 
-/// Everything below a directory, each before what it holds.
-fn list(settings: &Settings, trees: &Trees, tree: &BlobId, path: &[u8], format: Format, out: &mut dyn Write) -> Result<(), CommandError> {
-    let path = path.strip_suffix(b"/").unwrap_or(path).to_vec();
-    let mut levels = vec![(path, trees.open(tree)?)];
-    while let Some((path, nodes)) = levels.last_mut() {
-        if settings.stop.is_stopped() {
-            return Err(Error::Stopped.into());
+struct Listing<'a> {
+    settings: &'a Settings,
+    trees: &'a Trees,
+    out: &'a mut dyn Write,
+    format: Format,
+    /// Levels that are listed.
+    depth: usize,
+    /// Entries that are left out before the first.
+    skip: u64,
+    /// Entries that may still be listed.
+    left: u64,
+}
+
+impl Listing<'_> {
+    /// Everything below a directory, each before what it holds; always in the same order, so that it can be gone on with.
+    fn below(&mut self, tree: &BlobId, path: &[u8]) -> Result<(), CommandError> {
+        let path = path.strip_suffix(b"/").unwrap_or(path).to_vec();
+        let mut levels = vec![(path, self.trees.open(tree)?)];
+        while let Some((path, nodes)) = levels.last_mut() {
+            if self.settings.stop.is_stopped() {
+                return Err(Error::Stopped.into());
+            }
+            if self.left == 0 {
+                return Ok(());
+            }
+            let Some(node) = nodes.next_node()? else {
+                levels.pop();
+                continue;
+            };
+            let at = [path.as_slice(), b"/", &node.name].concat();
+            self.entry(&at, &node)?;
+            if let Some(subtree) = node.subtree.filter(|_| levels.len() < self.depth) {
+                levels.push((at, self.trees.open(&subtree)?));
+            }
         }
-        let Some(node) = nodes.next_node()? else {
-            levels.pop();
-            continue;
-        };
-        let at = [path.as_slice(), b"/", &node.name].concat();
-        entry(out, format, &at, &node)?;
-        if let Some(subtree) = node.subtree {
-            levels.push((at, trees.open(&subtree)?));
-        }
+        Ok(())
     }
-    Ok(())
+
+    fn entry(&mut self, path: &[u8], node: &Node) -> Result<(), CommandError> {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return Ok(());
+        }
+        if self.left > 0 {
+            self.left -= 1;
+            entry(self.out, self.format, path, node)?;
+        }
+        Ok(())
+    }
 }
 
 fn entry(out: &mut dyn Write, format: Format, path: &[u8], node: &Node) -> Result<(), CommandError> {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use contract::ExitCode;
 use repository::format::lock::LockMode;
 use repository::lock::Lock;
+use repository::snapshots::Stored;
 
 use super::{filter, shown_time};
 use crate::cli::args::Snapshots;
@@ -20,11 +21,7 @@ pub(super) fn run(settings: &Settings, args: Snapshots) -> Result<ExitCode, Comm
     let mut text = String::new();
     if settings.report.output() == Output::Json {
         for stored in &found {
-            let mut json = serde_json::to_value(&stored.snapshot).map_err(std::io::Error::from)?;
-            json["id"] = stored.id.hex().into();
-            json["short_id"] = stored.id.short().into();
-            json["message_type"] = "snapshot".into();
-            writeln!(text, "{json}").expect("strings take all");
+            writeln!(text, "{}", json(stored)?).expect("strings take all");
         }
     } else {
         let rows: Vec<[String; 6]> = found
@@ -41,6 +38,15 @@ pub(super) fn run(settings: &Settings, args: Snapshots) -> Result<ExitCode, Comm
     }
     settings.report.print(&text)?;
     Ok(ExitCode::Success)
+}
+
+/// A snapshot as one object.
+pub(super) fn json(stored: &Stored) -> Result<serde_json::Value, CommandError> {
+    let mut json = serde_json::to_value(&stored.snapshot).map_err(std::io::Error::from)?;
+    json["id"] = stored.id.hex().into();
+    json["short_id"] = stored.id.short().into();
+    json["message_type"] = "snapshot".into();
+    Ok(json)
 }
 
 /// Columns as wide as their widest cell.

@@ -7,6 +7,7 @@ pub mod conditions;
 pub mod external;
 pub mod mover_policy;
 pub mod repository;
+pub mod repository_query;
 pub mod run;
 pub mod volume_backup;
 pub mod volume_restore;
@@ -16,6 +17,7 @@ use kube::core::crd::CustomResourceExt;
 pub use self::backup_schedule::{BackupSchedule, BackupScheduleSpec};
 pub use self::mover_policy::{MoverPolicy, MoverPolicySpec};
 pub use self::repository::{Repository, RepositorySpec};
+pub use self::repository_query::{RepositoryQuery, RepositoryQuerySpec};
 pub use self::run::RunStatus;
 pub use self::volume_backup::{VolumeBackup, VolumeBackupSpec, VolumeBackupStatus};
 pub use self::volume_restore::{VolumeRestore, VolumeRestoreSpec, VolumeRestoreStatus};
@@ -41,10 +43,13 @@ pub const SLOT_FINALIZER: &str = "estiba.dev/slot";
 /// All definitions, as they are installed.
 #[must_use]
 pub fn definitions() -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
-    let all = [BackupSchedule::crd(), MoverPolicy::crd(), Repository::crd(), VolumeBackup::crd(), VolumeRestore::crd()];
+    let all =
+        [BackupSchedule::crd(), MoverPolicy::crd(), Repository::crd(), RepositoryQuery::crd(), VolumeBackup::crd(), VolumeRestore::crd()];
     let known = |definition| {
         let mut json = serde_json::to_value(definition).expect("definitions always serialise");
         without_formats(&mut json);
+        // They stay when the chart goes: all that users wrote would go with them.
+        json["metadata"]["annotations"] = serde_json::json!({"helm.sh/resource-policy": "keep"});
         serde_json::from_value(json).expect("it was one")
     };
     all.into_iter().map(known).collect()

@@ -120,7 +120,7 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
     let source = Source { reader: Reader::new(client, installation, &backup), backup: &backup };
     let mut seen = Seen::new(backup.clone(), source.reader.run(&backup.spec.repository).await?);
     let status = backup.status.clone().unwrap_or_default();
-    if status.run.cleaned {
+    if source.reader.is_idle() {
         return Ok(seen);
     }
     let is_before = matches!(status.run.phase, Phase::Pending | Phase::Accepted) && !source.reader.is_over();

@@ -20,6 +20,12 @@ struct Args {
 enum Command {
     /// Work, as soon as no other controller does
     Run(Run),
+    /// Take off all finalizers, when no controller works any more: what the chart does last when it is uninstalled
+    LetGo {
+        /// Estiba's own namespace
+        #[arg(long, env = "ESTIBA_NAMESPACE")]
+        namespace: String,
+    },
     /// Print the custom resource definitions
     Crds,
 }
@@ -59,6 +65,10 @@ async fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.as_ref()),
         },
+        Command::LetGo { namespace } => match let_go(&namespace).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(error.as_ref()),
+        },
         Command::Run(run) => match work(run).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(error.as_ref()),
@@ -69,6 +79,12 @@ async fn main() -> ExitCode {
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::FAILURE
+}
+
+async fn let_go(namespace: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let count = plugin::sweep::let_go(&Client::try_default().await?, namespace).await?;
+    println!("{count} objects are let go");
+    Ok(())
 }
 
 fn crds() -> Result<(), Box<dyn std::error::Error>> {

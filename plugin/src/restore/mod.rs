@@ -9,11 +9,13 @@
 mod decide;
 mod objects;
 mod observe;
+pub mod origin;
 
 use jiff::Timestamp;
 
 pub use self::decide::decide;
-pub use self::observe::{Origin, Seen};
+pub use self::observe::Seen;
+pub use self::origin::Origin;
 use crate::api::{RunStatus, VolumeRestore, VolumeRestoreStatus};
 use crate::cluster::GateView;
 use crate::gate::Work;

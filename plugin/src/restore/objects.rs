@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::observe::Origin;
+use super::origin::Origin;
 use crate::api::mover_policy::AccessMode;
 use crate::api::volume_restore::TargetSeen;
 use crate::run::objects::{Installation, Job, VOLUME_PATH, metadata, name};
@@ -37,13 +37,8 @@ pub(super) fn claim(uid: &str, installation: &Installation, target: &TargetSeen)
 #[must_use]
 pub(super) fn job(origin: &Origin, snapshot_id: Option<&str>, target: &TargetSeen) -> Job {
     let (path, wanted) = (&origin.path, snapshot_id.unwrap_or("latest"));
-    let mut args = vec!["restore".to_owned(), format!("{wanted}:{path}"), VOLUME_PATH.to_owned(), "--path".to_owned(), path.clone()];
-    let mut option = |name: &str, value: &Option<String>| {
-        args.extend(value.iter().flat_map(|value| [name.to_owned(), value.clone()]));
-    };
-    option("--tag", &origin.tag);
-    option("--host", &origin.host);
-    option("--before", &origin.before.filter(|_| snapshot_id.is_none()).map(|time| time.to_string()));
+    let mut args = vec!["restore".to_owned(), format!("{wanted}:{path}"), VOLUME_PATH.to_owned()];
+    args.extend(origin.filters(snapshot_id.is_some()));
     Job {
         work: "restore",
         args,

@@ -19,7 +19,7 @@ use crate::gate;
 pub const ATTEMPT_LABEL: &str = "estiba.dev/attempt";
 /// Label of a mover pod: the slot.
 pub const SLOT_LABEL: &str = "estiba.dev/slot";
-/// Label of a mover pod: `backup` or `restore`.
+/// Label of a mover pod: `backup`, `restore` or `query`.
 pub const WORK_LABEL: &str = "estiba.dev/work";
 /// The container that moves.
 pub const MOVER: &str = "mover";
@@ -30,6 +30,8 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Annotation of a claim: the volume that was made for its run before the claim was.
 pub const OWN_VOLUME: &str = "estiba.dev/volume";
 
+/// What the volume is called in a mover's pod.
+const VOLUME: &str = "volume";
 /// Where the volume lies in a mover.
 pub const VOLUME_PATH: &str = "/volume";
 /// Where the request lies in a mover.
@@ -113,7 +115,7 @@ pub fn request(uid: &str, attempt: u32, installation: &Installation, keys: &Secr
 /// What a mover does with its volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
-    /// `backup` or `restore`.
+    /// `backup`, `restore` or `query`.
     pub work: &'static str,
     /// The command and its arguments.
     pub args: Vec<String>,
@@ -194,13 +196,38 @@ pub fn pod(installation: &Installation, parts: &PodParts<'_>) -> Pod {
             termination_grace_period_seconds: Some(TERMINATION_GRACE_SECS),
             tolerations: Some(policy.pod.tolerations.clone()),
             volumes: Some(vec![
-                Volume { persistent_volume_claim: Some(claim), ..volume("volume") },
+                Volume { persistent_volume_claim: Some(claim), ..volume(VOLUME) },
                 Volume { secret: Some(secret), ..volume("request") },
             ]),
             ..PodSpec::default()
         }),
         status: None,
     }
+}
+
+/// A mover that answers a question: it mounts no volume, takes no slot, and may run anywhere.
+#[must_use]
+pub fn query_pod(installation: &Installation, parts: &PodParts<'_>, deadline_secs: i64) -> Pod {
+    let mut pod = pod(installation, parts);
+    pod.metadata.name = Some(query_name(parts.uid));
+    pod.metadata.finalizers = None;
+    if let Some(labels) = &mut pod.metadata.labels {
+        labels.retain(|key, _| key != SLOT_LABEL && key != ATTEMPT_LABEL);
+    }
+    let spec = pod.spec.get_or_insert_default();
+    spec.affinity = None;
+    spec.node_selector = Some(parts.policy.pod.node_selector.clone());
+    spec.active_deadline_seconds = Some(deadline_secs);
+    spec.volumes.iter_mut().for_each(|volumes| volumes.retain(|volume| volume.name != VOLUME));
+    let mounts = spec.containers.iter_mut().filter_map(|container| container.volume_mounts.as_mut());
+    mounts.for_each(|mounts| mounts.retain(|mount| mount.name != VOLUME));
+    pod
+}
+
+/// Name of the mover that answers a question.
+#[must_use]
+pub fn query_name(uid: &str) -> String {
+    format!("q-{uid}")
 }
 
 /// Only the first backup of a repository may create it, and only where that is wanted.
@@ -220,12 +247,12 @@ fn mover_container(installation: &Installation, parts: &PodParts<'_>) -> Contain
     let mut args = common_args(parts);
     args.extend(job.args.iter().cloned());
     let mount = VolumeMount {
-        name: "volume".to_owned(),
+        name: VOLUME.to_owned(),
         mount_path: VOLUME_PATH.to_owned(),
         read_only: job.is_read_only.then_some(true),
         ..VolumeMount::default()
     };
-    let device = VolumeDevice { name: "volume".to_owned(), device_path: VOLUME_PATH.to_owned() };
+    let device = VolumeDevice { name: VOLUME.to_owned(), device_path: VOLUME_PATH.to_owned() };
     let mounts = if job.is_block { vec![request_mount()] } else { vec![mount, request_mount()] };
     Container {
         args: Some(args),

@@ -16,7 +16,7 @@ use super::objects::{self, Installation};
 use super::pod::{FROM_OUTSIDE, MoverSaid, PodSeen, PodState, last_said, said_by};
 use crate::api::repository::Namespaces;
 use crate::api::run::{Attempt, Phase, Reason};
-use crate::api::{MoverPolicySpec, RUN_LABEL, Repository, RunStatus};
+use crate::api::{MoverPolicySpec, RUN_FINALIZER, RUN_LABEL, Repository, RepositoryQuery, RunStatus};
 use crate::cluster::{self, NodeState};
 use crate::{gate, reach};
 
@@ -104,6 +104,8 @@ pub struct Reader<'a> {
     since: Option<Time>,
     status: RunStatus,
     is_over: bool,
+    /// Its finalizer is there: until then nothing is made for it, so nothing needs to be known.
+    is_held: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -112,8 +114,22 @@ impl<'a> Reader<'a> {
         let status = run.run_status().cloned().unwrap_or_default();
         let is_over = status.phase.is_end() || run.meta().deletion_timestamp.is_some();
         let since = run.meta().creation_timestamp.clone();
+        let is_held = run.finalizers().iter().any(|finalizer| finalizer == RUN_FINALIZER);
         let (uid, namespace) = (run.uid().unwrap_or_default(), run.namespace().unwrap_or_default());
-        Self { client, installation, uid, namespace, since, status, is_over }
+        Self { client, installation, uid, namespace, since, status, is_over, is_held }
+    }
+
+    /// For a question of a namespace: it has a repository, and nothing else that runs have.
+    #[must_use]
+    pub fn of_query(client: &'a kube::Client, installation: &'a Installation, query: &RepositoryQuery) -> Self {
+        let (uid, namespace) = (query.uid().unwrap_or_default(), query.namespace().unwrap_or_default());
+        Self { client, installation, uid, namespace, since: None, status: RunStatus::default(), is_over: false, is_held: true }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// Objects of Estiba's namespace.
@@ -137,15 +153,21 @@ impl<'a> Reader<'a> {
         self.is_over
     }
 
+    /// Whether there is nothing to know: not yet, or no more.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.status.cleaned || !(self.is_held || self.is_over)
+    }
+
     /// What all runs need to know.
     ///
     /// # Errors
     /// Those of the API server: nothing is decided on half of the facts.
     pub async fn run(&self, repository: &str) -> kube::Result<RunSeen> {
-        let mut seen = RunSeen { policy: cluster::policy(self.client).await?, ..RunSeen::default() };
-        if self.status.cleaned {
-            return Ok(seen);
+        if self.is_idle() {
+            return Ok(RunSeen::default());
         }
+        let mut seen = RunSeen { policy: cluster::policy(self.client).await?, ..RunSeen::default() };
         if !self.is_over {
             self.repository(&mut seen, repository).await?;
         }
@@ -159,7 +181,11 @@ impl<'a> Reader<'a> {
         Ok(seen)
     }
 
-    async fn repository(&self, seen: &mut RunSeen, name: &str) -> kube::Result<()> {
+    /// The Repository, its keys, and whether they are this namespace's to use.
+    ///
+    /// # Errors
+    /// Those of the API server.
+    pub async fn repository(&self, seen: &mut RunSeen, name: &str) -> kube::Result<()> {
         seen.namespace = self.all::<Namespace>().get_opt(&self.namespace).await?;
         let Some(repository) = self.all::<Repository>().get_opt(name).await? else {
             seen.lacks(Reason::RepositoryMissing, format!("there is no Repository {name}"));

@@ -45,7 +45,7 @@ pub enum MoverSaid {
 }
 
 /// The last line that this run's attempt said.
-pub(super) fn last_said(text: &str, run: &str) -> Option<Line> {
+pub(crate) fn last_said(text: &str, run: &str) -> Option<Line> {
     text.lines().rev().find_map(|line| said_by(line, run))
 }
 
@@ -55,21 +55,21 @@ pub(super) fn said_by(line: &str, run: &str) -> Option<Line> {
 }
 
 /// How far a pod is, by kubelet's own word.
-pub(super) struct PodState {
+pub(crate) struct PodState {
     /// The container that moves, not the one that creates the repository.
-    pub(super) is_running: bool,
+    pub(crate) is_running: bool,
     /// The container whose log tells how it goes.
     pub(super) speaks: Option<&'static str>,
     /// Which container decided it, and how.
-    pub(super) ended: Option<(String, ContainerStateTerminated)>,
+    pub(crate) ended: Option<(String, ContainerStateTerminated)>,
     /// It ended without any container of it having started.
-    pub(super) never_starts: Option<MoverSaid>,
+    pub(crate) never_starts: Option<MoverSaid>,
     /// What kubelet or the scheduler complains of.
-    pub(super) problem: Option<String>,
+    pub(crate) problem: Option<String>,
 }
 
 impl PodState {
-    pub(super) fn of(pod: &Pod) -> Self {
+    pub(crate) fn of(pod: &Pod) -> Self {
         let status = pod.status.clone().unwrap_or_default();
         let of = |name: &str, all: &Option<Vec<ContainerStatus>>| {
             all.as_ref().and_then(|all| all.iter().find(|container| container.name == name)).and_then(|container| container.state.clone())

@@ -2,7 +2,6 @@
 use crate::backup_world::{World, failed, stored};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::NodeSelector;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use plugin::api::run::{Phase, Reason};
 use plugin::api::volume_backup::Source;
@@ -32,11 +31,9 @@ fn the_whole_way() {
     assert_eq!(world.take_acts(), ["fence"]);
     world.pod_goes();
     world.settle();
-    assert_eq!(world.take_acts(), ["delete claim", "delete copy"]);
+    // Whoever removes the run waits for nobody.
+    assert_eq!(world.take_acts(), ["delete claim", "delete copy", "let go"]);
     assert!(world.status().cleaned && world.contents().next().is_none());
-    world.seen.backup.metadata.deletion_timestamp = Some(Time(world.now));
-    world.settle();
-    assert_eq!(world.take_acts(), ["let go"]);
 }
 
 #[test]
@@ -66,7 +63,8 @@ fn a_snapshot_of_somebody_else_stays_theirs() {
             "fence",
             "delete claim",
             "delete copy",
-            "delete copied content"
+            "delete copied content",
+            "let go"
         ]
     );
     let theirs = world.seen.snapshot.unwrap().content.unwrap();
@@ -213,7 +211,7 @@ fn a_volume_that_its_class_would_keep_goes_with_the_run() {
     world.pod_goes();
     world.take_acts();
     world.settle();
-    assert_eq!(world.take_acts(), ["give up volume", "delete claim", "delete copy"]);
+    assert_eq!(world.take_acts(), ["give up volume", "delete claim", "delete copy", "let go"]);
     assert!(world.status().cleaned);
 }
 
@@ -229,7 +227,7 @@ fn a_volume_that_was_there_before_is_left_alone() {
     world.seen.run.foreign_volume = Some(serde_json::from_value(foreign).unwrap());
     world.take_acts();
     world.settle();
-    assert_eq!(world.take_acts(), ["keep volume", "delete claim", "delete copy"]);
+    assert_eq!(world.take_acts(), ["keep volume", "delete claim", "delete copy", "let go"]);
     let status = world.status();
     assert_eq!((status.phase, status.reason), (Phase::Failed, Some(Reason::ClaimTaken)));
     assert!(status.message.contains("treasure"), "{}", status.message);
@@ -335,7 +333,7 @@ fn a_clone_is_given_to_a_claim_of_ours() {
         world.pod_goes();
         world.settle();
         let mut expected = vec!["hold", "clone", "claim", "keep volume", "rebind", "delete clone", "request", "pod", "fence"];
-        expected.extend(["give up volume", "delete claim"]);
+        expected.extend(["give up volume", "delete claim", "let go"]);
         if !is_cloned_at_once {
             expected.insert(2, "select node");
         }
@@ -374,7 +372,7 @@ fn a_clone_that_got_somebody_s_volume_leaves_it_alone() {
     world.gate(true);
     world.settle();
     assert_eq!((world.status().phase, world.status().reason), (Phase::Failed, Some(Reason::ClaimTaken)));
-    assert_eq!(world.take_acts(), ["hold", "clone", "keep volume", "leave what is somebody's"]);
+    assert_eq!(world.take_acts(), ["hold", "clone", "keep volume", "leave what is somebody's", "let go"]);
 }
 
 #[test]

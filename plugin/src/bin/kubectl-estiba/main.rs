@@ -26,7 +26,7 @@ const MAX_NAME_PART: usize = 200;
     bin_name = "kubectl estiba",
     version,
     about = "Backs up the volumes of claims, and restores them",
-    after_help = "Examples:\n  kubectl estiba backup -n shop data\n  kubectl estiba list -n shop\n  kubectl estiba restore -n shop data --to data-restored --before 2h"
+    after_help = "Examples:\n  kubectl estiba backup -n shop data\n  kubectl estiba list -n shop\n  kubectl estiba ls -n shop data /orders -l\n  kubectl estiba restore -n shop data --to data-restored --before 2h"
 )]
 struct Args {
     #[command(subcommand)]
@@ -79,11 +79,10 @@ enum Command {
         #[arg(long)]
         delete: bool,
     },
-    /// List what can be restored, newest first: the backups that VolumeBackups tell of
-    List {
-        /// Of this claim alone
-        claim: Option<String>,
-    },
+    /// List what the repository has of this namespace's claims, newest first
+    List(list::List),
+    /// List the files of what was stored of a claim, without restoring it
+    Ls(list::Ls),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -137,7 +136,8 @@ async fn run(args: Args) -> Result<ExitCode, Error> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Sweep { delete } => sweep(&client, &namespace, delete).await,
-        Command::List { claim } => list::run(&backups, claim.as_deref()).await,
+        Command::List(args) => list::list(&client, &namespace, args).await,
+        Command::Ls(args) => list::ls(&client, &namespace, args).await,
     }
 }
 

@@ -59,7 +59,7 @@ pub(crate) async fn run(client: &Client, namespace: &str, args: Args) -> Result<
     let repository = repository_or_only(client, args.repository.clone()).await?;
     let before = args.before.as_deref().map(point_in_time).transpose()?;
     let from = args.from_namespace.as_deref().unwrap_or(namespace);
-    let known = list::stored(&Api::<VolumeBackup>::namespaced(client.clone(), from), Some(&args.claim)).await?;
+    let known = list::stored(&Api::<VolumeBackup>::namespaced(client.clone(), from), &args.claim).await?;
     let shape = shape(client, from, &args, &known).await?;
     let parameters = PostParams { dry_run: args.dry_run, ..PostParams::default() };
     let restores = Api::<VolumeRestore>::namespaced(client.clone(), namespace);
@@ -128,7 +128,7 @@ pub(crate) async fn run(client: &Client, namespace: &str, args: Args) -> Result<
 }
 
 /// `2h`, or a time.
-fn point_in_time(text: &str) -> Result<Timestamp, Error> {
+pub(crate) fn point_in_time(text: &str) -> Result<Timestamp, Error> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }

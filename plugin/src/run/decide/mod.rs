@@ -228,7 +228,8 @@ impl<'a> Pass<'a> {
     /// Pod, claim, volume, and then what `rest` says: in this order, each gone before the next.
     pub fn clean_up(&mut self, rest: impl FnOnce() -> Option<Step>) -> Step {
         if self.status.cleaned {
-            return if self.is_deleted && self.is_held { act(Act::RemoveFinalizer) } else { (None, None) };
+            // Whoever removes the run waits for nothing, also when no controller is there any more.
+            return if self.is_held { act(Act::RemoveFinalizer) } else { (None, None) };
         }
         if let Some(step) = self.end_movers().or_else(|| self.drop_claim()).or_else(rest) {
             return step;

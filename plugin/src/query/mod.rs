@@ -1,0 +1,260 @@
+//! A `RepositoryQuery`: a mover without a volume and without a slot lists what is stored; its log is the answer.
+//!
+//! ```text
+//!  query ─► may its namespace ask that? ─► request, pod ─► the pod's log ─► status; pod and request go, later the query
+//! ```
+
+mod answer;
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use crate::api::repository_query::RepositoryQueryStatus;
+use crate::api::run::{Attempt, Phase, Reason};
+use crate::api::volume_restore::RestoreSource;
+use crate::api::{RUN_FINALIZER, RepositoryQuery};
+use crate::cluster;
+use crate::restore::Origin;
+use crate::restore::origin::{self, Asked};
+use crate::run::objects::{self, Installation, Job, MOVER, PodParts, WORK_LABEL};
+use crate::run::observe::{Reader, RunSeen};
+use crate::run::pod::{MoverSaid, PodState, last_said};
+use crate::run::{apply_status, delete_uid, gone_is_fine};
+
+/// Annotation of the pod: namespace and name of the query that it answers.
+pub const QUERY_ANNOTATION: &str = "estiba.dev/query";
+/// Questions that are answered at once, in the whole cluster.
+const AT_ONCE: usize = 4;
+/// How long an answer may take from the pod's start on.
+const ANSWER_SECS: i64 = 600;
+/// How long the pod may take until then.
+const START: SignedDuration = SignedDuration::from_secs(120);
+/// How long an answer is kept.
+const KEPT: SignedDuration = SignedDuration::from_mins(10);
+/// The largest answer that is read.
+const MAX_ANSWER_BYTES: i64 = 512 << 10;
+/// Between two looks at something that does not tell us.
+const POLL: Duration = Duration::from_secs(2);
+
+/// Looks at one query; the answer is when to look again.
+///
+/// # Errors
+/// Those of the API server.
+pub async fn reconcile(client: &Client, installation: &Installation, name: &str, namespace: &str) -> kube::Result<Option<Duration>> {
+    let queries = Api::<RepositoryQuery>::namespaced(client.clone(), namespace);
+    let Some(query) = queries.get_opt(name).await? else { return Ok(None) };
+    let question = Question { client, installation, uid: query.uid().unwrap_or_default(), query: &query };
+    let status = query.status.clone().unwrap_or_default();
+    if query.metadata.deletion_timestamp.is_some() {
+        question.end().await?;
+        question.hold(&queries, false).await?;
+        return Ok(None);
+    }
+    if status.phase.is_end() {
+        question.end().await?;
+        let since = status.phase_since.map_or(Timestamp::UNIX_EPOCH, |since| since.0);
+        let left = KEPT - Timestamp::now().duration_since(since);
+        if left.is_positive() {
+            return Ok(Some(left.unsigned_abs()));
+        }
+        delete_uid(&queries, name, query.uid()).await?;
+        return Ok(None);
+    }
+    if !query.finalizers().iter().any(|finalizer| finalizer == RUN_FINALIZER) {
+        question.hold(&queries, true).await?;
+    }
+    let next = question.look().await?;
+    if status != next {
+        let current = queries.get(name).await?;
+        apply_status(&queries, &current, &next).await?;
+    }
+    Ok(Some(if next.phase.is_end() { Duration::ZERO } else { POLL }))
+}
+
+/// Whether the question of a mover is still there.
+///
+/// # Errors
+/// Those of the API server.
+pub async fn keep(client: &Client, installation: &Installation, pod: &Pod) -> kube::Result<()> {
+    let Some((namespace, name)) = pod.annotations().get(QUERY_ANNOTATION).and_then(|named| named.split_once('/')) else { return Ok(()) };
+    let query = Api::<RepositoryQuery>::namespaced(client.clone(), namespace).get_opt(name).await?;
+    if query.is_none_or(|query| objects::query_name(&query.uid().unwrap_or_default()) != pod.name_any()) {
+        let pods = Api::<Pod>::namespaced(client.clone(), &installation.namespace);
+        delete_uid(&pods, &pod.name_any(), pod.uid()).await?;
+    }
+    Ok(())
+}
+
+struct Question<'a> {
+    client: &'a Client,
+    installation: &'a Installation,
+    uid: String,
+    query: &'a RepositoryQuery,
+}
+
+impl Question<'_> {
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.installation.namespace)
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.installation.namespace)
+    }
+
+    async fn hold(&self, queries: &Api<RepositoryQuery>, is_held: bool) -> kube::Result<()> {
+        let mut finalizers = self.query.finalizers().to_vec();
+        finalizers.retain(|finalizer| finalizer != RUN_FINALIZER);
+        finalizers.extend(is_held.then(|| RUN_FINALIZER.to_owned()));
+        let patch = json!({"metadata": {"resourceVersion": self.query.resource_version(), "finalizers": finalizers}});
+        gone_is_fine(queries.patch(&self.query.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop))
+    }
+
+    /// No mover of it is left, and none can start.
+    async fn end(&self) -> kube::Result<()> {
+        delete_uid(&self.secrets(), &objects::request_name(&self.uid, 0), None).await?;
+        delete_uid(&self.pods(), &objects::query_name(&self.uid), None).await
+    }
+
+    async fn look(&self) -> kube::Result<RepositoryQueryStatus> {
+        if let Some(pod) = self.pods().get_opt(&objects::query_name(&self.uid)).await? {
+            return self.hear(&pod).await;
+        }
+        if self.query.status.as_ref().is_some_and(|status| status.phase == Phase::InProgress) {
+            return Ok(self.status(Phase::Failed, Reason::MoverFailed, "the mover that looked for the answer is gone: ask again"));
+        }
+        let reader = Reader::of_query(self.client, self.installation, self.query);
+        let mut seen = RunSeen { policy: cluster::policy(self.client).await?, ..RunSeen::default() };
+        reader.repository(&mut seen, &self.query.spec.repository).await?;
+        let source = self.source();
+        let asked = Asked { source: &source, began: self.query.metadata.creation_timestamp.as_ref(), known: None };
+        let origin = origin::find(&reader, self.installation, &mut seen, &asked).await?;
+        if let Some(missing) = seen.missing {
+            return Ok(self.status(Phase::Failed, missing.reason, &missing.message));
+        }
+        let (Some(repository), Some(keys)) = (&seen.repository, &seen.keys) else {
+            return Ok(self.status(Phase::Failed, Reason::RepositoryMissing, "the Repository cannot be used"));
+        };
+        if origin.path.is_empty() && origin.tag.is_none() {
+            let message = "this Repository goes by names (restores.byName): name a claim";
+            return Ok(self.status(Phase::Failed, Reason::NamespaceNotAllowed, message));
+        }
+        let of_queries = ListParams::default().labels(&format!("{WORK_LABEL}=query"));
+        if self.pods().list_metadata(&of_queries).await?.items.len() >= AT_ONCE {
+            return Ok(self.status(Phase::Pending, Reason::WaitingForSlot, &format!("{AT_ONCE} other questions are being answered")));
+        }
+        let request = match objects::request(&self.uid, 0, self.installation, keys) {
+            Ok(request) => request,
+            Err(key) => return Ok(self.status(Phase::Failed, Reason::SecretMissing, &format!("the Repository's Secret has no {key}"))),
+        };
+        let job = job(self.query, &origin);
+        let attempt = Attempt::default();
+        let parts = PodParts { uid: &self.uid, job: &job, attempt: &attempt, repository, request: &request, policy: &seen.policy };
+        let mut pod = objects::query_pod(self.installation, &parts, ANSWER_SECS + START.as_secs());
+        let whose = format!("{}/{}", self.query.namespace().unwrap_or_default(), self.query.name_any());
+        pod.annotations_mut().insert(QUERY_ANNOTATION.to_owned(), whose);
+        if let Err(refusal) = create(&self.secrets(), &request).await?.and(create(&self.pods(), &pod).await?) {
+            return Ok(self.status(Phase::Failed, Reason::Refused, &refusal));
+        }
+        Ok(self.status(Phase::Pending, Reason::PodStarting, "the mover that looks for the answer is starting"))
+    }
+
+    /// The same as a restore would ask for.
+    fn source(&self) -> RestoreSource {
+        let source = self.query.spec.source.clone();
+        RestoreSource {
+            backup: None,
+            claim: source.claim,
+            snapshot: source.snapshot,
+            before: source.before,
+            namespace: source.namespace,
+            cluster: source.cluster,
+        }
+    }
+
+    async fn hear(&self, pod: &Pod) -> kube::Result<RepositoryQueryStatus> {
+        let state = PodState::of(pod);
+        if let Some((_, ended)) = state.ended {
+            if ended.exit_code == 0 {
+                return self.answer(pod).await;
+            }
+            let line = ended.message.as_deref().and_then(|message| last_said(message, &objects::run_text(&self.uid, 0)));
+            let message = match line {
+                Some(contract::Line::Error(failure)) => failure.message,
+                _ => format!("exit code {}, without an answer", ended.exit_code),
+            };
+            return Ok(self.status(Phase::Failed, Reason::MoverFailed, &message));
+        }
+        if let Some(MoverSaid::Failed { message, .. } | MoverSaid::Disrupted(message)) = state.never_starts {
+            return Ok(self.status(Phase::Failed, Reason::MoverFailed, &message));
+        }
+        if state.is_running {
+            return Ok(self.status(Phase::InProgress, Reason::Moving, "the mover is looking for the answer"));
+        }
+        let problem = state.problem.unwrap_or_else(|| "the mover that looks for the answer is starting".to_owned());
+        let since = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::now(), |since| since.0);
+        let is_late = Timestamp::now().duration_since(since) > START;
+        Ok(self.status(if is_late { Phase::Failed } else { Phase::Pending }, Reason::PodStarting, &problem))
+    }
+
+    async fn answer(&self, pod: &Pod) -> kube::Result<RepositoryQueryStatus> {
+        let spec = &self.query.spec;
+        let wanted = i64::from(spec.limit) + 1;
+        let parameters = LogParams {
+            container: Some(MOVER.to_owned()),
+            limit_bytes: Some(MAX_ANSWER_BYTES),
+            // Of snapshots the newest are told last.
+            tail_lines: spec.files.is_none().then(|| i64::from(spec.skip) + wanted),
+            ..LogParams::default()
+        };
+        let log = self.pods().logs(&pod.name_any(), &parameters).await?;
+        let mut status = self.status(Phase::Completed, Reason::Done, "answered");
+        let is_cut = log.len() >= usize::try_from(MAX_ANSWER_BYTES).unwrap_or(usize::MAX);
+        answer::read(&log, spec, is_cut, &mut status);
+        Ok(status)
+    }
+
+    fn status(&self, phase: Phase, reason: Reason, message: &str) -> RepositoryQueryStatus {
+        let before = self.query.status.clone().unwrap_or_default();
+        let phase_since = before.phase_since.filter(|_| before.phase == phase).or_else(|| Some(Time(Timestamp::now())));
+        RepositoryQueryStatus { phase, reason: Some(reason), message: message.to_owned(), phase_since, ..RepositoryQueryStatus::default() }
+    }
+}
+
+/// What the mover does: one entry more than is wanted tells that there are more.
+fn job(query: &RepositoryQuery, origin: &Origin) -> Job {
+    let spec = &query.spec;
+    let filters = origin.filters(spec.source.snapshot.is_some());
+    let mut args = match &spec.files {
+        None => vec!["snapshots".to_owned()],
+        Some(files) => {
+            let path = format!("{}/{}", origin.path, files.path.trim_matches('/'));
+            let snapshot = origin.snapshot_id.clone().unwrap_or_else(|| "latest".to_owned());
+            let mut args = vec!["ls".to_owned(), snapshot, path.trim_end_matches('/').to_owned()];
+            args.extend(["--skip".to_owned(), spec.skip.to_string(), "--limit".to_owned(), (spec.limit + 1).to_string()]);
+            if !files.recursive {
+                args.extend(["--depth", "1"].map(str::to_owned));
+            }
+            args
+        }
+    };
+    args.extend(filters);
+    Job { work: "query", args, is_block: false, is_read_only: true, capabilities: &[], may_initialize: false }
+}
+
+/// A quota or an admission rule refuses in words that are for whoever asked.
+async fn create<K>(objects: &Api<K>, object: &K) -> kube::Result<Result<(), String>>
+where
+    K: Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
+{
+    match objects.create(&PostParams::default(), object).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Ok(())),
+        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => Ok(Err(status.message)),
+        other => other.map(|_| Ok(())),
+    }
+}
