@@ -140,6 +140,15 @@ impl Error {
         }
     }
 
+    /// Whether the same request would fail in the same way again, from wherever it is made.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::NoRepository { .. } | Self::WrongPassword { .. } | Self::NoSuchSnapshot { .. } | Self::AmbiguousSnapshot { .. }
+        )
+    }
+
     /// What to do next, where we know it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {

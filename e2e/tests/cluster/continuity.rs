@@ -63,29 +63,39 @@ fn movers_and_controllers_come_and_go() {
 fn a_node_is_lost_with_the_mover_on_it() {
     let scene = Scene::alone("lost");
     let volume = scene.claim("data", "test", "Filesystem");
-    std::fs::write(volume.join("data/file"), random(1 << 30, 1)).unwrap();
-    scene.backup("run", "data");
-    let pod = scene.mover_pod("run");
-    let node = scene.status("run")["attempt"]["node"].as_str().unwrap().to_owned();
-    cluster().script(&["node-kill", &node]);
-    scene.wait("run", "its node's silence", |status| status["message"].as_str().is_some_and(|message| message.contains("does not answer")));
-    // Nobody knows that it ended: its slot and its work stay its own, even when the pod is deleted by force.
-    let name = pod["metadata"]["name"].as_str().unwrap();
-    cluster().kubectl().ok(&["delete", "pod", name, "--namespace", NAMESPACE, "--force", "--grace-period", "0", "--wait=false"]);
-    std::thread::sleep(Duration::from_secs(15));
-    let status = scene.status("run");
-    assert_eq!((&status["phase"], &status["attempts"]), (&json!("InProgress"), &json!(1)), "{status:#}");
-    assert_eq!(cluster().get(&["pod", name, "--namespace", NAMESPACE])["metadata"]["uid"], pod["metadata"]["uid"]);
-    // Somebody who knows says so.
     let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
-    cluster().kubectl().ok(&["taint", "node", &node, taint]);
-    let status = scene.ends("run", "Completed");
-    assert!(status["attempt"]["node"] != json!(node) && status["disruptions"] == 1 && status["failures"] == 0, "{status:#}");
-    cluster().script(&["node-start", &node]);
-    cluster().kubectl().ok(&["wait", "node", &node, "--for", "condition=Ready", "--timeout", "90s"]);
-    cluster().kubectl().ok(&["taint", "node", &node, &format!("{taint}-")]);
-    cluster().kubectl().ok(&["rollout", "status", "deployment/estiba-controller", "--namespace", NAMESPACE, "--timeout", "90s"]);
-    // The lock of the one that is lost grows stale by itself.
+    for (seed, run) in ["out-of-service", "deleted"].into_iter().enumerate() {
+        std::fs::write(volume.join("data/file"), random(1 << 30, seed as u64)).unwrap();
+        scene.backup(run, "data");
+        let pod = scene.mover_pod(run);
+        let node = scene.status(run)["attempt"]["node"].as_str().unwrap().to_owned();
+        cluster().script(&["node-kill", &node]);
+        let is_silent = |status: &Value| status["message"].as_str().is_some_and(|message| message.contains("does not answer"));
+        scene.wait(run, "its node's silence", is_silent);
+        // Nobody knows that it ended: its slot and its work stay its own, even when the pod is deleted by force.
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        cluster().kubectl().ok(&["delete", "pod", name, "--namespace", NAMESPACE, "--force", "--grace-period", "0", "--wait=false"]);
+        std::thread::sleep(Duration::from_secs(15));
+        let status = scene.status(run);
+        assert_eq!((&status["phase"], &status["attempts"]), (&json!("InProgress"), &json!(1)), "{status:#}");
+        assert_eq!(cluster().get(&["pod", name, "--namespace", NAMESPACE])["metadata"]["uid"], pod["metadata"]["uid"]);
+        // Somebody who knows says so.
+        if run == "deleted" {
+            cluster().kubectl().ok(&["delete", "node", &node]);
+        } else {
+            cluster().kubectl().ok(&["taint", "node", &node, taint]);
+        }
+        let status = scene.ends(run, "Completed");
+        assert!(status["attempt"]["node"] != json!(node) && status["disruptions"] == 1 && status["failures"] == 0, "{status:#}");
+        assert!(status["setback"].as_str().unwrap().contains(&node), "{status:#}");
+        cluster().script(&["node-start", &node]);
+        let drivers = || cluster().list(&["csinode"]).into_iter().filter(|each| each["metadata"]["name"] == node.as_str());
+        wait_for("the node to be back", || drivers().any(|each| each["spec"]["drivers"].as_array().is_some_and(|all| !all.is_empty())));
+        cluster().kubectl().ok(&["wait", "node", &node, "--for", "condition=Ready", "--timeout", "90s"]);
+        cluster().kubectl().run(&["taint", "node", &node, &format!("{taint}-")]);
+        cluster().kubectl().ok(&["rollout", "status", "deployment/estiba-controller", "--namespace", NAMESPACE, "--timeout", "90s"]);
+    }
+    // The locks of those that are lost grow stale by themselves.
     scene.restic().ok(&["check", "--read-data", "--no-lock"]);
     scene.leaves_nothing();
 }

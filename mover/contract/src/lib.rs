@@ -259,6 +259,9 @@ pub struct Failure {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// Another try would fail in the same way.
+    #[serde(default)]
+    pub is_final: bool,
 }
 
 #[cfg(test)]
@@ -269,8 +272,8 @@ mod tests {
     fn golden_lines() {
         let item = Line::Item(Item { path: "/a".to_owned(), problem: "permission denied".to_owned(), severity: Severity::Error });
         assert_eq!(item.to_json(None), r#"{"message_type":"item","path":"/a","problem":"permission denied","severity":"error"}"#);
-        let error = Line::Error(Failure { code: ExitCode::Locked as u8, message: "locked".to_owned(), hint: None });
-        assert_eq!(error.to_json(None), r#"{"message_type":"error","code":11,"message":"locked","hint":null}"#);
+        let error = Line::Error(Failure { code: ExitCode::Locked as u8, message: "locked".to_owned(), hint: None, is_final: false });
+        assert_eq!(error.to_json(None), r#"{"message_type":"error","code":11,"message":"locked","hint":null,"is_final":false}"#);
         assert_eq!(serde_json::from_str::<Line>(&error.to_json(None)).unwrap(), error);
     }
 }

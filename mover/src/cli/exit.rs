@@ -42,6 +42,14 @@ impl CommandError {
         }
     }
 
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Repository(error) => error.is_final(),
+            Self::Usage { .. } => true,
+            Self::Output(_) => false,
+        }
+    }
+
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Repository(error) => error.hint(),
@@ -54,7 +62,8 @@ impl CommandError {
 /// Prints an error where its reader looks, and returns its code.
 pub(crate) fn report(error: &CommandError, report: &Report) -> ExitCode {
     let (code, hint) = (error.code(), error.hint());
-    report.end(&Line::Error(Failure { code: code as u8, message: error.to_string(), hint: hint.map(str::to_owned) }));
+    let (message, hint_text) = (error.to_string(), hint.map(str::to_owned));
+    report.end(&Line::Error(Failure { code: code as u8, message, hint: hint_text, is_final: error.is_final() }));
     if report.output() == Output::Json {
         return code;
     }

@@ -65,7 +65,8 @@ pub enum Reason {
     ClaimNotBound,
     /// The claim that is to be filled has a volume already, or is to be filled by something else.
     ClaimTaken,
-    /// The claim that is to be filled has no StorageClass, or one that is not there or makes no volumes.
+    /// The claim that is to be filled has no StorageClass, or one that is not there, makes no volumes, or takes Secrets that
+    /// only the claim's own namespace has.
     NoStorageClass,
     /// The VolumeBackup that is to be restored is not there.
     BackupMissing,

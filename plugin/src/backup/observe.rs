@@ -11,7 +11,7 @@ use crate::api::external::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotCo
 use crate::api::mover_policy::{ClassRule, CopyMethod};
 use crate::api::run::{Phase, Reason};
 use crate::run::objects::Installation;
-use crate::run::observe::{Reader, RunSeen, is_made_since};
+use crate::run::observe::{Reader, RunSeen, is_made_since, takes_secrets_of_claims};
 use crate::{cluster, reach, run};
 
 /// Of a class, when several could be meant.
@@ -139,6 +139,9 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
         if is_to_begin && backup.spec.source.claim.is_some() {
             seen.copy_method = seen.class_rule.copy_method;
         }
+        if is_to_begin && seen.copy_method == CopyMethod::Snapshot {
+            source.class(&mut seen).await?;
+        }
         if seen.copy_method == CopyMethod::Clone {
             source.clone(&mut seen).await?;
         }
@@ -217,6 +220,19 @@ impl Source<'_> {
             )),
             (several, _) => Err(format!("driver {driver} has {} default VolumeSnapshotClasses: only one can be", several.len())),
         })
+    }
+
+    /// Whether our namespace can have volumes of the class that movers are to mount. A clone is made where the Secrets are.
+    async fn class(&self, seen: &mut Seen) -> kube::Result<()> {
+        let Some(name) = seen.class_rule.backup_storage_class.clone().or_else(|| seen.volume.storage_class.clone()) else { return Ok(()) };
+        let class = self.reader.all::<StorageClass>().get_opt(&name).await?;
+        if class.is_some_and(|class| takes_secrets_of_claims(&class)) {
+            let message = format!(
+                "StorageClass {name} takes Secrets of each claim's own namespace: let the MoverPolicy name another class for its backups (backupStorageClass), or copyMethod: Clone"
+            );
+            seen.run.lacks(Reason::NoStorageClass, message);
+        }
+        Ok(())
     }
 
     async fn snapshots(&self, seen: &mut Seen) -> kube::Result<()> {

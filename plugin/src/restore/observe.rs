@@ -10,7 +10,7 @@ use crate::api::run::{Phase, Reason};
 use crate::api::{GROUP, VolumeRestore};
 use crate::cluster;
 use crate::run::objects::{Installation, SELECTED_NODE};
-use crate::run::observe::{Reader, RunSeen};
+use crate::run::observe::{Reader, RunSeen, takes_secrets_of_claims};
 
 /// A class whose volumes somebody makes by hand.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
@@ -104,6 +104,12 @@ async fn target(reader: &Reader<'_>, seen: &mut Seen) -> kube::Result<()> {
         None => seen.run.lacks(Reason::NoStorageClass, format!("there is no StorageClass {class}")),
         Some(found) if found.provisioner == NO_PROVISIONER => {
             seen.run.lacks(Reason::NoStorageClass, format!("StorageClass {class} makes no volumes by itself"));
+        }
+        Some(found) if takes_secrets_of_claims(found) => {
+            let message = format!(
+                "StorageClass {class} takes Secrets of each claim's own namespace: nothing there is Estiba's to fill; name another class"
+            );
+            seen.run.lacks(Reason::NoStorageClass, message);
         }
         Some(_) => {}
     }

@@ -332,6 +332,7 @@ impl<'a> Reader<'a> {
             return Ok(MoverSaid::Disrupted(failure.message.clone()));
         }
         let log_tail = self.log(&pod.name_any(), container).await;
+        let is_final = matches!(&line, Some(Line::Error(failure)) if failure.is_final);
         let message = match (line, ended.reason.as_deref()) {
             (Some(Line::Error(failure)), _) => match failure.hint {
                 Some(hint) => format!("{}; {hint}", failure.message),
@@ -340,7 +341,6 @@ impl<'a> Reader<'a> {
             (_, Some("OOMKilled")) => "it was killed for its memory: raise its limit in the MoverPolicy, or lower its memory".to_owned(),
             _ => format!("exit code {code}, without a result"),
         };
-        let is_final = [ExitCode::NoRepository as i32, ExitCode::WrongPassword as i32].contains(&code);
         Ok(MoverSaid::Failed { message, log_tail, is_final })
     }
 
@@ -366,6 +366,12 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Whether volumes of a class take Secrets of their claim's namespace, or of its name: claims of ours have none there.
+#[must_use]
+pub fn takes_secrets_of_claims(class: &StorageClass) -> bool {
+    class.parameters.iter().flatten().any(|(key, value)| key.contains("secret") && value.contains("${pvc."))
+}
+
 /// Made by a provisioner, after whatever it is for: not one that was free and fitted.
 #[must_use]
 pub fn is_made_since(volume: &PersistentVolume, since: Option<&Time>) -> bool {
@@ -383,6 +389,16 @@ pub fn contains(namespaces: &Namespaces, namespace: &Namespace) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_of_claims() {
+        let class = |value: &str| StorageClass {
+            parameters: Some([("csi.storage.k8s.io/node-stage-secret-namespace".to_owned(), value.to_owned())].into()),
+            ..StorageClass::default()
+        };
+        assert!(takes_secrets_of_claims(&class("${pvc.namespace}")));
+        assert!(!takes_secrets_of_claims(&class("storage")) && !takes_secrets_of_claims(&StorageClass::default()));
+    }
 
     #[test]
     fn only_what_was_made_for_a_run_is_its_own() {
