@@ -45,6 +45,10 @@ fn what_cannot_be_read_is_listed_and_the_rest_saved() {
     assert!(items.iter().any(|path| path.ends_with("/secret")) && items.iter().any(|path| path.ends_with("/closed")));
     let restored = place.mover.ok(&["ls", "latest"]);
     assert!(restored.stdout.contains("/good") && !restored.stdout.contains("secret"));
+    assert!(place.mover.ok(&["snapshots"]).stdout.contains("estiba:incomplete"));
+    // A run that is repeated says the same.
+    let again = place.mover.run(&["backup", &place.text("source"), "--once", "--tag", "estiba:incomplete"]);
+    assert_eq!(again.code, 3, "{again:?}");
     place.is_sound();
 }
 

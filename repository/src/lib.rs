@@ -22,6 +22,7 @@ pub mod lock;
 pub mod object;
 pub mod read;
 pub mod repository;
+pub mod retention;
 pub mod snapshots;
 pub mod stop;
 pub mod store;

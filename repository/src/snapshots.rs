@@ -120,6 +120,17 @@ impl Repository {
         }
     }
 
+    /// Makes a snapshot invisible. What only it needs is still there, until it is pruned.
+    ///
+    /// # Errors
+    /// Those of the store. One that is gone already is no error.
+    pub fn remove_snapshot(&self, id: ObjectId) -> Result<()> {
+        match self.store().delete(&ObjectName::new(ObjectKind::Snapshot, id)) {
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
     /// Makes a snapshot visible. Law 1: only what [`Committed`] stands for, packs and index stored, may become visible.
     ///
     /// # Errors

@@ -41,6 +41,10 @@ pub enum Line {
     RestoreSummary(RestoreSummary),
     /// The end of a check.
     CheckSummary(CheckSummary),
+    /// What becomes of one snapshot.
+    Verdict(Verdict),
+    /// The end of a forget.
+    ForgetSummary(ForgetSummary),
     /// Why the command failed.
     Error(Failure),
 }
@@ -248,6 +252,34 @@ pub struct CheckSummary {
     pub seconds: f64,
     /// What was asked of the store.
     pub requests: Requests,
+}
+
+/// What becomes of one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Its id.
+    pub id: String,
+    /// The point in time that it shows.
+    pub time: String,
+    /// Machine or cluster.
+    pub host: String,
+    /// What was saved.
+    pub paths: Vec<String>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Why it stays; without a reason it goes.
+    pub reasons: Vec<String>,
+}
+
+/// What a forget did, or in a dry run would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgetSummary {
+    /// Snapshots that stay.
+    pub kept: u64,
+    /// Snapshots that are gone.
+    pub removed: u64,
+    /// True: nothing was removed.
+    pub dry_run: bool,
 }
 
 /// Why the command failed.

@@ -35,6 +35,7 @@ use repository::id::{BlobId, ObjectId};
 use repository::index::Index;
 use repository::lock::Lock;
 use repository::read::Trees;
+use repository::retention::INCOMPLETE_TAG;
 use repository::snapshots::{Filter, Stored};
 use repository::write::{Added, Verify, WriteMode, WriteOptions, Writer};
 use repository::{ErrorKind, Repository};
@@ -249,7 +250,11 @@ fn save(
     if request.mode == WriteMode::DryRun || nothing_new {
         return Ok(Outcome { snapshot_id: None, parent_id, tree, counts, added });
     }
-    let snapshot = snapshot(repository, request, &counts, &added, start, parent_id, tree);
+    let mut snapshot = snapshot(repository, request, &counts, &added, start, parent_id, tree);
+    if report.errors() > 0 {
+        // A policy must not keep it in the place of a complete one.
+        snapshot.tags.push(INCOMPLETE_TAG.to_owned());
+    }
     // .. then the snapshot.
     let id = repository.save_snapshot(&snapshot, &committed)?;
     Ok(Outcome { snapshot_id: Some(id), parent_id, tree, counts, added })

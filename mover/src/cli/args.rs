@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use super::values::{Bytes, Rate, Share, Span, TimePoint};
+use super::values::{Age, Bytes, Count, Rate, Share, Span, TimePoint};
 
 /// Backs up directories, block devices and streams into a deduplicating, encrypted repository, and restores them
 ///
@@ -110,6 +110,8 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Look for damage
     Check(Check),
+    /// Remove snapshots that a policy does not keep; what only they need stays stored until it is pruned
+    Forget(Box<Forget>),
     /// List, add, remove and change passwords
     Key(Key),
     /// Remove locks that were left behind
@@ -300,6 +302,74 @@ pub(crate) struct Dump {
     pub(crate) path: PathBuf,
     #[command(flatten)]
     pub(crate) filter: Filter,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Whatever any rule wants stays. A snapshot that lacks items which could not be read never takes the place of a complete one, and the\nlast complete one of a group stays unless --remove-last says otherwise. Days, weeks, months and years are those of this machine's time zone (TZ).\n\nExample:\n  mover forget --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run"
+)]
+pub(crate) struct Forget {
+    /// Forget these and no others, by the first digits of their ids
+    #[arg(value_name = "ID", conflicts_with_all = ["host", "paths", "tags"])]
+    pub(crate) ids: Vec<String>,
+    #[command(flatten)]
+    pub(crate) keep: Keep,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Snapshots follow one another that have these in common; an empty text takes all together
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "host,paths")]
+    pub(crate) group_by: Vec<GroupKey>,
+    /// Let the last complete snapshot of a group go, too
+    #[arg(long)]
+    pub(crate) remove_last: bool,
+    /// Say what would stay, and why, and what would go; remove nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Keep")]
+#[group(id = "rules", multiple = true, conflicts_with = "ids")]
+pub(crate) struct Keep {
+    /// The newest N snapshots (N may be all, here and below)
+    #[arg(short = 'l', long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) keep_last: Option<Count>,
+    /// The newest of each of the last N hours that have snapshots
+    #[arg(short = 'H', long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) keep_hourly: Option<Count>,
+    /// The newest of each of the last N days that have snapshots
+    #[arg(short = 'd', long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) keep_daily: Option<Count>,
+    /// The newest of each of the last N weeks that have snapshots
+    #[arg(short = 'w', long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) keep_weekly: Option<Count>,
+    /// The newest of each of the last N months that have snapshots
+    #[arg(short = 'm', long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) keep_monthly: Option<Count>,
+    /// The newest of each of the last N years that have snapshots
+    #[arg(short = 'y', long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) keep_yearly: Option<Count>,
+    /// All that are not older than the newest by more than this, for instance 30d or 1y6m
+    #[arg(long, value_name = "AGE")]
+    pub(crate) keep_within: Option<Age>,
+    /// All with this tag, or with all of these; may be said again
+    #[arg(long, value_name = "TAG,..")]
+    pub(crate) keep_tag: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GroupKey {
+    /// Machine or cluster
+    Host,
+    /// What was saved
+    #[value(alias = "path")]
+    Paths,
+    /// All tags
+    #[value(alias = "tag")]
+    Tags,
+    /// All together
+    #[value(name = "")]
+    Nothing,
 }
 
 #[derive(Debug, Args)]

@@ -99,6 +99,49 @@ impl FromStr for TimePoint {
     }
 }
 
+/// `7`, or `all`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count(pub(crate) Option<u32>);
+
+impl FromStr for Count {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            // restic's way to say it.
+            "all" | "unlimited" | "-1" => Ok(Self(None)),
+            _ => text.parse().map(|count| Self(Some(count))).map_err(|_| format!("{text:?} is no number; write 7, or all")),
+        }
+    }
+}
+
+/// `30d`, `2y5m7d3h`: years, months, weeks, days and hours of the calendar, as restic writes them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Age(pub(crate) jiff::Span);
+
+impl FromStr for Age {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no age; write 30d, 12h or 1y6m (years, months), w for weeks");
+        let mut span = jiff::Span::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+            let number: i64 = rest[..digits].parse().map_err(|_| wrong())?;
+            let add = match rest.as_bytes()[digits] {
+                b'y' => span.try_years(number + i64::from(span.get_years())),
+                b'm' => span.try_months(number + i64::from(span.get_months())),
+                b'w' => span.try_weeks(number + i64::from(span.get_weeks())),
+                b'd' => span.try_days(number + i64::from(span.get_days())),
+                b'h' => span.try_hours(number + i64::from(span.get_hours())),
+                _ => return Err(wrong()),
+            };
+            span = add.map_err(|_| wrong())?;
+            rest = &rest[digits + 1..];
+        }
+        if text.is_empty() { Err(wrong()) } else { Ok(Self(span)) }
+    }
+}
+
 /// `5%`, between 0 and 100.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Share(pub(crate) f64);
@@ -135,6 +178,10 @@ mod tests {
         assert!("2026-11-20".parse::<TimePoint>().is_ok() && "2026-11-20 12:00:00".parse::<TimePoint>().is_ok());
         assert!("2h".parse::<TimePoint>().unwrap().0 < Timestamp::now());
         assert!("tomorrow".parse::<TimePoint>().is_err());
+        assert_eq!(("7".parse(), "all".parse()), (Ok(Count(Some(7))), Ok(Count(None))));
+        assert!(["", "-2", "x"].iter().all(|text| text.parse::<Count>().is_err()));
+        assert_eq!("1y6m2w3d4h".parse::<Age>().unwrap().0.fieldwise(), jiff::Span::new().years(1).months(6).weeks(2).days(3).hours(4));
+        assert!(["", "5", "m", "5s", "99999999999999999999d"].iter().all(|text| text.parse::<Age>().is_err()));
         assert_eq!("5%".parse(), Ok(Share(0.05)));
         assert!(["5", "0%", "101%", "x%"].iter().all(|text| text.parse::<Share>().is_err()));
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use contract::{BackupSummary, ExitCode, Line};
 use repository::Repository;
 use repository::compress::Compression;
+use repository::retention::is_complete;
 use repository::snapshots::Filter;
 use repository::write::{Verify, WriteMode};
 
@@ -37,7 +38,7 @@ fn finish(report: &Report, summary: &BackupSummary) -> Result<ExitCode, CommandE
         Output::Text | Output::Verbose => report.print(&summary::backup(summary))?,
         Output::Json | Output::Quiet => {}
     }
-    Ok(if report.errors() > 0 { ExitCode::Incomplete } else { ExitCode::Success })
+    Ok(if summary.errors > 0 { ExitCode::Incomplete } else { ExitCode::Success })
 }
 
 /// What an earlier run with all of these tags has made.
@@ -49,6 +50,8 @@ fn made_before(repository: &Repository, tags: &[String]) -> Result<Option<Backup
         snapshot_id: Some(made.id.hex()),
         parent_id: made.snapshot.parent.map(|id| id.hex()),
         tree_id: made.snapshot.tree.hex(),
+        // How many they were, only that run knew.
+        errors: u64::from(!is_complete(&made)),
         ..BackupSummary::default()
     }))
 }

@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 mod dump;
+mod forget;
 mod generate;
 mod init;
 mod key;
@@ -28,6 +29,7 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
         Command::Ls(args) => ls::run(settings, args),
         Command::Dump(args) => dump::run(settings, args),
         Command::Check(args) => check::run(settings, &args),
+        Command::Forget(args) => forget::run(settings, *args),
         Command::Key(args) => key::run(settings, args.action),
         Command::Unlock(args) => unlock::run(settings, &args),
         Command::Completions { shell } => generate::completions(settings, shell),
