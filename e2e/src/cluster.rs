@@ -1,5 +1,6 @@
 //! The running cluster of `e2e/cluster/cluster.sh`, with the chart installed; and a scene for one test in it.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -249,6 +250,7 @@ pub struct Scene {
     /// The namespace, and the name of the repository.
     pub name: String,
     started: Instant,
+    is_over: Cell<bool>,
     /// Given back last.
     _stage: Stage,
 }
@@ -273,7 +275,7 @@ impl Scene {
         troupe.0 += 1;
         drop(troupe);
         cluster.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
-        let scene = Self { cluster, name: name.to_owned(), started: Instant::now(), _stage: stage };
+        let scene = Self { cluster, name: name.to_owned(), started: Instant::now(), is_over: Cell::new(false), _stage: stage };
         scene.repository(&json!({}));
         scene
     }
@@ -411,6 +413,7 @@ impl Scene {
     }
 
     fn clear(&self) -> Vec<String> {
+        self.is_over.set(true);
         // A namespace that still holds something when it is deleted is looked at again only after eight seconds.
         let all = ["delete", "bs,pods,pvc", "--all", "--namespace", &self.name, "--timeout", "100s"];
         let _ = self.cluster.kubectl().run(&all);
@@ -418,13 +421,16 @@ impl Scene {
         let _ = self.cluster.kubectl().run(&["delete", "repository", &self.name, "--ignore-not-found"]);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let troupe = TROUPE.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut troupe = TROUPE.lock().unwrap_or_else(PoisonError::into_inner);
             if troupe.0 > 1 {
+                // The last one looks.
+                troupe.0 -= 1;
                 return Vec::new();
             }
             let now = self.cluster.inventory();
             let left: Vec<_> = now.symmetric_difference(&troupe.1).cloned().collect();
             if left.is_empty() || Instant::now() > deadline {
+                troupe.0 -= 1;
                 return left;
             }
             drop(troupe);
@@ -436,10 +442,9 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         // A test that fails does not spoil the next one.
-        if std::thread::panicking() {
-            self.clear();
+        if std::thread::panicking() && !self.is_over.get() {
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.clear()));
         }
-        TROUPE.lock().unwrap_or_else(PoisonError::into_inner).0 -= 1;
     }
 }
 

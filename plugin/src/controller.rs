@@ -140,6 +140,8 @@ pub async fn run(client: Client, installation: Installation, steps: Option<u32>,
         .owns(Api::<VolumeBackup>::all(client.clone()), watcher::Config::default().labels(schedule::SCHEDULE_LABEL))
         .run(keep_time, on_time_error, context.clone());
     let queries = Controller::new(Api::<RepositoryQuery>::all(client.clone()), watcher::Config::default())
+        // One at a time: they count the others before they begin.
+        .with_config(Config::default().concurrency(1))
         .watches(ours(&client), managed(), |pod| query_of(&pod))
         .run(answer, on_query_error, context.clone());
     let keeper = Controller::new(ours(&client), managed()).run(keep, on_keep_error, context.clone());

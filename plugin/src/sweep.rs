@@ -9,9 +9,10 @@ use serde_json::json;
 
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::{MANAGED_LABEL, RUN_FINALIZER, RUN_LABEL, RepositoryQuery, SLOT_FINALIZER, VolumeBackup, VolumeRestore};
-use crate::run::objects::OWN_VOLUME;
+use crate::backup::objects::source_name;
+use crate::run::objects::{OWN_VOLUME, name};
 use crate::run::observe::is_made_since;
-use crate::run::{delete_uid, gone_is_fine, set_reclaim_policy};
+use crate::run::{delete_uid, set_reclaim_policy};
 
 /// An object that belongs to no run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +44,11 @@ pub async fn orphans(client: &Client, namespace: &str) -> kube::Result<Vec<Orpha
     runs.extend(uids(&Api::<VolumeRestore>::all(client.clone())).await?);
     runs.extend(uids(&Api::<RepositoryQuery>::all(client.clone())).await?);
     found.retain(|orphan| !runs.contains(&orphan.run));
+    // Labels are copied easily: claims elsewhere are ours only under the name that we give them.
+    found.retain(|orphan| {
+        let is_elsewhere = orphan.kind == "PersistentVolumeClaim" && orphan.namespace.as_deref() != Some(namespace);
+        !is_elsewhere || orphan.name == source_name(&orphan.run)
+    });
     found.sort();
     Ok(found)
 }
@@ -74,7 +80,11 @@ where
         let left: Vec<_> = object.finalizers().iter().filter(|each| *each != finalizer).collect();
         let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": left}});
         let objects = of_namespace(&object.namespace().unwrap_or_default());
-        gone_is_fine(objects.patch_metadata(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop))?;
+        match objects.patch_metadata(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            // Somebody wrote in between: it is still held, and whoever calls tries again.
+            other => drop(other?),
+        }
         count += 1;
     }
     Ok(count)
@@ -109,7 +119,8 @@ async fn settle_volume(client: &Client, claims: &Api<PersistentVolumeClaim>, orp
     if owner != orphan.uid {
         return Ok(());
     }
-    let is_given = claim.annotations().get(OWN_VOLUME) == volume.metadata.name.as_ref();
+    // Only our own claims are given volumes; what tenants write on theirs means nothing.
+    let is_given = orphan.name == name(&orphan.run) && claim.annotations().get(OWN_VOLUME) == volume.metadata.name.as_ref();
     let is_ours = is_given || is_made_since(&volume, claim.metadata.creation_timestamp.as_ref());
     set_reclaim_policy(client, &volume, if is_ours { "Delete" } else { "Retain" }).await
 }

@@ -43,7 +43,7 @@ impl Period {
     }
 
     /// The same for all times of one period.
-    fn of(self, time: &Zoned, position: usize) -> (i64, i64) {
+    fn of(self, time: &Zoned, position: usize) -> Key {
         let (year, month, day) = (i64::from(time.year()), i64::from(time.month()), i64::from(time.day_of_year()));
         match self {
             Self::Last => (i64::MAX, i64::try_from(position).unwrap_or(i64::MAX)),
@@ -58,6 +58,9 @@ impl Period {
         }
     }
 }
+
+/// What all times of one period share.
+type Key = (i64, i64);
 
 /// So many periods that have snapshots; none: all of them.
 pub type Count = Option<u32>;
@@ -151,7 +154,7 @@ pub fn decide(group: Vec<Stored>, policy: &Policy, zone: &TimeZone, now: Timesta
     let newest = group.iter().map(|stored| stored.snapshot.time.0).find(|time| *time <= now);
     let since = policy.within.zip(newest).and_then(|(within, newest)| newest.to_zoned(zone.clone()).checked_sub(within).ok());
     let oldest_complete = group.iter().rposition(is_complete);
-    let mut left: Vec<(Period, Count, Option<(i64, i64)>)> = policy.periods.iter().map(|(period, count)| (*period, *count, None)).collect();
+    let mut left: Vec<(Period, Count, Option<Key>)> = policy.periods.iter().map(|(period, count)| (*period, *count, None)).collect();
     let mut has_complete = false;
     let mut verdicts = Vec::with_capacity(group.len());
     for (position, stored) in group.into_iter().enumerate() {
@@ -202,7 +205,12 @@ mod tests {
         let mut kept = Vec::new();
         for all in group(all, GroupBy { host: true, paths: true, tags: false }).into_values() {
             let verdicts = decide(all, policy, &TimeZone::UTC, now);
-            kept.extend(verdicts.into_iter().filter(|verdict| !verdict.reasons.is_empty()).map(|verdict| verdict.stored.snapshot.time.0.to_string()));
+            kept.extend(
+                verdicts
+                    .into_iter()
+                    .filter(|verdict| !verdict.reasons.is_empty())
+                    .map(|verdict| verdict.stored.snapshot.time.0.to_string()),
+            );
         }
         kept
     }

@@ -85,7 +85,7 @@ fn volumes_are_cloned_where_the_policy_says_so() {
     let image = std::fs::File::options().write(true).open(disk.join("disk.img")).unwrap();
     image.write_all_at(&random(5 << 20, 7), 9 << 20).unwrap();
     // Also of a class that keeps what is deleted.
-    let _policy = scene.cluster.policy(&json!({"moversPerNode": 2, "classes": [
+    let policy = scene.cluster.policy(&json!({"moversPerNode": 2, "classes": [
         {"storageClass": "test", "copyMethod": "Clone", "backupStorageClass": "test-keep"},
         {"storageClass": "test-local", "copyMethod": "Clone"}]}));
     for name in ["data", "local", "disk"] {
@@ -114,6 +114,7 @@ fn volumes_are_cloned_where_the_policy_says_so() {
     scene.ends("cancelled", "Canceled");
     drop(failing);
     scene.ends("refused", "Completed");
+    drop(policy);
     scene.leaves_nothing();
 }
 

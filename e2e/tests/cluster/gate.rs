@@ -22,7 +22,7 @@ fn fifty_claims_one_node_one_slot() {
 
 fn one_after_another(name: &str, count: usize) {
     let scene = Scene::alone(name);
-    let _closed = scene.cluster.cordon("node-b");
+    let closed = scene.cluster.cordon("node-b");
     for i in 0..count {
         let volume = scene.claim(&format!("data-{i}"), "test", "Filesystem");
         std::fs::write(volume.join("data/file"), random(2 << 20, i as u64)).unwrap();
@@ -68,7 +68,7 @@ fn one_after_another(name: &str, count: usize) {
         share(95),
         share(100)
     ));
-    drop(watch);
+    drop((watch, closed));
     scene.leaves_nothing();
 }
 
@@ -165,7 +165,7 @@ fn a_restore_goes_before_fifty_backups_that_wait() {
     scene.restore("again", "again", &json!({"claim": "data"}));
     scene.says("volumerestore/again", "NoNode", "has no slots by policy");
     let watch = scene.cluster.watch_movers();
-    let _closed = scene.cluster.cordon("node-b");
+    let closed = scene.cluster.cordon("node-b");
     cluster().apply(
         &json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "MoverPolicy", "metadata": {"name": "default"}, "spec": {"moversPerNode": 1}}),
     );
@@ -178,7 +178,7 @@ fn a_restore_goes_before_fifty_backups_that_wait() {
         .map(|(_, _, pod)| pod["metadata"]["labels"]["estiba.dev/work"].clone())
         .collect();
     assert_eq!(order[0], "restore", "{order:?}");
-    drop((watch, policy));
+    drop((watch, policy, closed));
     scene.leaves_nothing();
 }
 

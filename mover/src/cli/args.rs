@@ -267,6 +267,12 @@ pub(crate) struct Snapshots {
     /// Only snapshots that are not younger than this
     #[arg(long, value_name = "TIME")]
     pub(crate) before: Option<TimePoint>,
+    /// Leave out so many of the newest: those that were listed before
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) skip: usize,
+    /// Only so many of the newest
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
 }
 
 #[derive(Debug, Args)]

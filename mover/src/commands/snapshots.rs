@@ -16,8 +16,11 @@ use crate::report::{Output, human};
 pub(super) fn run(settings: &Settings, args: Snapshots) -> Result<ExitCode, CommandError> {
     let repository = settings.open()?;
     let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
-    let found = repository.snapshots(&filter(args.filter, args.before))?;
+    let mut found = repository.snapshots(&filter(args.filter, args.before))?;
     lock.release()?;
+    // The newest come last.
+    found.truncate(found.len().saturating_sub(args.skip));
+    found.drain(..found.len().saturating_sub(args.limit.unwrap_or(usize::MAX)));
     let mut text = String::new();
     if settings.report.output() == Output::Json {
         for stored in &found {

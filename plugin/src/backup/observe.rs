@@ -6,10 +6,10 @@ use kube::ResourceExt;
 use kube::api::ListParams;
 
 use super::objects;
-use crate::api::VolumeBackup;
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 use crate::api::mover_policy::{ClassRule, CopyMethod};
 use crate::api::run::{Phase, Reason};
+use crate::api::{RUN_LABEL, VolumeBackup};
 use crate::run::objects::Installation;
 use crate::run::observe::{Reader, RunSeen, is_made_since, takes_secrets_of_claims};
 use crate::{cluster, reach, run};
@@ -33,7 +33,7 @@ pub struct Seen {
     /// How this one is: once begun, it stays so.
     pub copy_method: CopyMethod,
     /// The clone, where it was made.
-    pub clone: Option<CloneSeen>,
+    pub clone: CloneSeen,
     /// The snapshot in the run's namespace.
     pub snapshot: Option<SnapshotSeen>,
     /// The content that our own snapshot had, while it is still there.
@@ -56,7 +56,7 @@ impl Seen {
             snapshot_class: None,
             class_rule: ClassRule::default(),
             copy_method,
-            clone: None,
+            clone: CloneSeen::default(),
             snapshot: None,
             original_content: None,
             copy: None,
@@ -97,12 +97,12 @@ pub struct SnapshotSeen {
     pub error: Option<String>,
 }
 
-/// A claim that clones the one that is backed up.
-#[derive(Debug, Clone, PartialEq)]
+/// A claim that clones the one that is backed up, and what was its volume.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct CloneSeen {
-    /// In the namespace of the one that is backed up.
-    pub claim: PersistentVolumeClaim,
-    /// Its volume.
+    /// In the namespace of the one that is backed up, as long as it is there.
+    pub claim: Option<PersistentVolumeClaim>,
+    /// Its volume, as long as it belongs to that very claim.
     pub volume: Option<PersistentVolume>,
     /// That volume was there before: not to be read, written or removed.
     pub is_foreign: bool,
@@ -132,18 +132,18 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
         seen.class_rule = rule.clone();
     }
     if source.reader.is_over() || status.run.phase != Phase::Pending || seen.run.missing.is_none() {
-        if seen.copy_method == CopyMethod::Snapshot {
-            source.snapshots(&mut seen).await?;
+        match seen.copy_method {
+            CopyMethod::Snapshot => source.snapshots(&mut seen).await?,
+            CopyMethod::Clone => source.clone(&mut seen).await?,
         }
-        let is_to_begin = status.run.phase == Phase::Pending && !source.reader.is_over() && seen.snapshot.is_none();
-        if is_to_begin && backup.spec.source.claim.is_some() {
-            seen.copy_method = seen.class_rule.copy_method;
-        }
-        if is_to_begin && seen.copy_method == CopyMethod::Snapshot {
-            source.class(&mut seen).await?;
-        }
-        if seen.copy_method == CopyMethod::Clone {
-            source.clone(&mut seen).await?;
+        let is_begun = seen.snapshot.is_some() || seen.clone.claim.is_some();
+        if status.run.phase == Phase::Pending && !source.reader.is_over() && !is_begun {
+            if backup.spec.source.claim.is_some() {
+                seen.copy_method = seen.class_rule.copy_method;
+            }
+            if seen.copy_method == CopyMethod::Snapshot {
+                source.class(&mut seen).await?;
+            }
         }
     }
     Ok(seen)
@@ -275,22 +275,35 @@ impl Source<'_> {
             // Others look for it only when a mover may need it.
             self.reader.claim(&mut seen.run).await?;
         }
-        let Some(claim) = claims.get_opt(&objects::source_name(&self.backup.uid().unwrap_or_default())).await? else { return Ok(()) };
-        let mut clone = CloneSeen { claim, volume: None, is_foreign: false, problem: None, node: None };
-        let spec = clone.claim.spec.clone().unwrap_or_default();
-        if let Some(name) = &spec.volume_name {
-            clone.volume = self.reader.all::<PersistentVolume>().get_opt(name).await?;
-            clone.is_foreign =
-                clone.volume.as_ref().is_some_and(|volume| !is_made_since(volume, self.backup.metadata.creation_timestamp.as_ref()));
-        } else if !self.reader.is_over() {
-            clone.problem = self.reader.last_warning(&self.reader.theirs(), clone.claim.uid().unwrap_or_default()).await?;
-            if let Some(class) = &spec.storage_class_name
-                && self.reader.binds_late(class).await?
+        let uid = self.backup.uid().unwrap_or_default();
+        let known = self.backup.status.as_ref().and_then(|status| status.snapshot.clone());
+        // Whoever may make claims there may take its name: it is known by what we wrote on it, and by its uid once recorded.
+        let is_ours = |claim: &PersistentVolumeClaim| match known.as_ref().and_then(|known| known.claim.as_ref()) {
+            Some(recorded) => claim.metadata.uid.as_ref() == Some(recorded),
+            None => claim.labels().get(RUN_LABEL) == Some(&uid),
+        };
+        let mut clone = CloneSeen { claim: claims.get_opt(&objects::source_name(&uid)).await?.filter(is_ours), ..CloneSeen::default() };
+        let of_claim = clone.claim.as_ref().and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
+        let owner = known.as_ref().and_then(|known| known.claim.clone()).or_else(|| clone.claim.as_ref().and_then(ResourceExt::uid));
+        if let Some(name) = known.map(|known| known.content).or(of_claim) {
+            let belongs = |volume: &PersistentVolume| {
+                let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+                owner.is_some() && claim.is_some_and(|claim| claim.uid == owner)
+            };
+            // Also of a claim that is gone: a volume that was to be kept for us is still there.
+            clone.volume = self.reader.all::<PersistentVolume>().get_opt(&name).await?.filter(belongs);
+            let since = self.backup.metadata.creation_timestamp.as_ref();
+            clone.is_foreign = clone.volume.as_ref().is_some_and(|volume| !is_made_since(volume, since));
+        } else if let Some(claim) = clone.claim.as_ref().filter(|_| !self.reader.is_over()) {
+            clone.problem = self.reader.last_warning(&self.reader.theirs(), claim.uid().unwrap_or_default()).await?;
+            let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
+            if let Some(class) = class
+                && self.reader.binds_late(&class).await?
             {
                 clone.node = self.node_for(&seen.volume).await?;
             }
         }
-        seen.clone = Some(clone);
+        seen.clone = clone;
         Ok(())
     }
 

@@ -30,7 +30,7 @@ struct Summary {
     total_bytes_processed: u64,
 }
 
-/// Reads a log: of snapshots its end, of files its beginning, and cut off there if `is_cut`.
+/// Reads a log, of which the end is missing if `is_cut`.
 pub(super) fn read(log: &str, spec: &RepositoryQuerySpec, is_cut: bool, status: &mut RepositoryQueryStatus) {
     let limit = spec.limit as usize;
     status.more = is_cut;
@@ -51,8 +51,8 @@ pub(super) fn read(log: &str, spec: &RepositoryQuerySpec, is_cut: bool, status: 
             Some(path) => path.to_owned(),
         };
     }
+    // The newest are told last.
     status.snapshots.reverse();
-    status.snapshots.drain(..status.snapshots.len().min(spec.skip as usize));
     status.more |= status.snapshots.len() > limit;
     status.snapshots.truncate(limit);
 }
@@ -93,9 +93,10 @@ mod tests {
         };
         let all: Vec<_> = (0..5).map(of).collect();
         let ids = |status: &RepositoryQueryStatus| status.snapshots.iter().map(|each| each.id.clone()).collect::<Vec<_>>();
-        let first = answer(&all, &spec(&json!({"limit": 2})));
+        // One more than was asked for tells that there are more.
+        let first = answer(&all[2..], &spec(&json!({"limit": 2})));
         assert_eq!((ids(&first), first.more, first.snapshots[0].bytes), (vec!["4".to_owned(), "3".to_owned()], true, Some(7)));
-        let last = answer(&all, &spec(&json!({"limit": 2, "skip": 4})));
+        let last = answer(&all[..1], &spec(&json!({"limit": 2, "skip": 4})));
         assert_eq!((ids(&last), last.more), (vec!["0".to_owned()], false));
     }
 

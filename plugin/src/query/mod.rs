@@ -8,6 +8,7 @@ mod answer;
 
 use std::time::Duration;
 
+use futures::AsyncReadExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -18,7 +19,7 @@ use serde_json::json;
 use crate::api::repository_query::RepositoryQueryStatus;
 use crate::api::run::{Attempt, Phase, Reason};
 use crate::api::volume_restore::RestoreSource;
-use crate::api::{RUN_FINALIZER, RepositoryQuery};
+use crate::api::{RUN_FINALIZER, RUN_LABEL, RepositoryQuery};
 use crate::cluster;
 use crate::restore::Origin;
 use crate::restore::origin::{self, Asked};
@@ -38,9 +39,11 @@ const START: SignedDuration = SignedDuration::from_secs(120);
 /// How long an answer is kept.
 const KEPT: SignedDuration = SignedDuration::from_mins(10);
 /// The largest answer that is read.
-const MAX_ANSWER_BYTES: i64 = 512 << 10;
+const MAX_ANSWER_BYTES: i64 = 2 << 20;
 /// Between two looks at something that does not tell us.
 const POLL: Duration = Duration::from_secs(2);
+/// Between two looks whether it is a question's turn.
+const WAIT: Duration = Duration::from_secs(5);
 
 /// Looks at one query; the answer is when to look again.
 ///
@@ -68,13 +71,18 @@ pub async fn reconcile(client: &Client, installation: &Installation, name: &str,
     }
     if !query.finalizers().iter().any(|finalizer| finalizer == RUN_FINALIZER) {
         question.hold(&queries, true).await?;
+        return Ok(Some(Duration::ZERO));
     }
     let next = question.look().await?;
     if status != next {
-        let current = queries.get(name).await?;
-        apply_status(&queries, &current, &next).await?;
+        // On top of exactly what was seen: another controller may have had an answer meanwhile.
+        apply_status(&queries, &query, &next).await?;
     }
-    Ok(Some(if next.phase.is_end() { Duration::ZERO } else { POLL }))
+    Ok(Some(match next.phase {
+        phase if phase.is_end() => Duration::ZERO,
+        _ if next.reason == Some(Reason::WaitingForSlot) => WAIT,
+        _ => POLL,
+    }))
 }
 
 /// Whether the question of a mover is still there.
@@ -85,6 +93,9 @@ pub async fn keep(client: &Client, installation: &Installation, pod: &Pod) -> ku
     let Some((namespace, name)) = pod.annotations().get(QUERY_ANNOTATION).and_then(|named| named.split_once('/')) else { return Ok(()) };
     let query = Api::<RepositoryQuery>::namespaced(client.clone(), namespace).get_opt(name).await?;
     if query.is_none_or(|query| objects::query_name(&query.uid().unwrap_or_default()) != pod.name_any()) {
+        let uid = pod.labels().get(RUN_LABEL).cloned().unwrap_or_default();
+        let secrets = Api::<Secret>::namespaced(client.clone(), &installation.namespace);
+        delete_uid(&secrets, &objects::request_name(&uid, 0), None).await?;
         let pods = Api::<Pod>::namespaced(client.clone(), &installation.namespace);
         delete_uid(&pods, &pod.name_any(), pod.uid()).await?;
     }
@@ -128,6 +139,11 @@ impl Question<'_> {
         if self.query.status.as_ref().is_some_and(|status| status.phase == Phase::InProgress) {
             return Ok(self.status(Phase::Failed, Reason::MoverFailed, "the mover that looked for the answer is gone: ask again"));
         }
+        let of_queries = ListParams::default().labels(&format!("{WORK_LABEL}=query"));
+        let others = self.pods().list_metadata(&of_queries).await?.items;
+        if others.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).count() >= AT_ONCE {
+            return Ok(self.status(Phase::Pending, Reason::WaitingForSlot, &format!("{AT_ONCE} other questions are being answered")));
+        }
         let reader = Reader::of_query(self.client, self.installation, self.query);
         let mut seen = RunSeen { policy: cluster::policy(self.client).await?, ..RunSeen::default() };
         reader.repository(&mut seen, &self.query.spec.repository).await?;
@@ -143,10 +159,6 @@ impl Question<'_> {
         if origin.path.is_empty() && origin.tag.is_none() {
             let message = "this Repository goes by names (restores.byName): name a claim";
             return Ok(self.status(Phase::Failed, Reason::NamespaceNotAllowed, message));
-        }
-        let of_queries = ListParams::default().labels(&format!("{WORK_LABEL}=query"));
-        if self.pods().list_metadata(&of_queries).await?.items.len() >= AT_ONCE {
-            return Ok(self.status(Phase::Pending, Reason::WaitingForSlot, &format!("{AT_ONCE} other questions are being answered")));
         }
         let request = match objects::request(&self.uid, 0, self.installation, keys) {
             Ok(request) => request,
@@ -193,29 +205,33 @@ impl Question<'_> {
         if let Some(MoverSaid::Failed { message, .. } | MoverSaid::Disrupted(message)) = state.never_starts {
             return Ok(self.status(Phase::Failed, Reason::MoverFailed, &message));
         }
+        let since = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::now(), |since| since.0);
+        let age = Timestamp::now().duration_since(since);
+        if pod.metadata.deletion_timestamp.is_some() || age > START + SignedDuration::from_secs(ANSWER_SECS) {
+            let message = "the mover that looked for the answer was ended, or its node is gone: ask again";
+            return Ok(self.status(Phase::Failed, Reason::MoverFailed, message));
+        }
         if state.is_running {
             return Ok(self.status(Phase::InProgress, Reason::Moving, "the mover is looking for the answer"));
         }
         let problem = state.problem.unwrap_or_else(|| "the mover that looks for the answer is starting".to_owned());
-        let since = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::now(), |since| since.0);
-        let is_late = Timestamp::now().duration_since(since) > START;
+        let is_late = age > START;
         Ok(self.status(if is_late { Phase::Failed } else { Phase::Pending }, Reason::PodStarting, &problem))
     }
 
     async fn answer(&self, pod: &Pod) -> kube::Result<RepositoryQueryStatus> {
         let spec = &self.query.spec;
-        let wanted = i64::from(spec.limit) + 1;
-        let parameters = LogParams {
-            container: Some(MOVER.to_owned()),
-            limit_bytes: Some(MAX_ANSWER_BYTES),
-            // Of snapshots the newest are told last.
-            tail_lines: spec.files.is_none().then(|| i64::from(spec.skip) + wanted),
-            ..LogParams::default()
-        };
-        let log = self.pods().logs(&pod.name_any(), &parameters).await?;
-        let mut status = self.status(Phase::Completed, Reason::Done, "answered");
+        let parameters = LogParams { container: Some(MOVER.to_owned()), limit_bytes: Some(MAX_ANSWER_BYTES), ..LogParams::default() };
+        let mut log = Vec::new();
+        // It may be cut within a character.
+        self.pods().log_stream(&pod.name_any(), &parameters).await?.read_to_end(&mut log).await.map_err(kube::Error::ReadEvents)?;
         let is_cut = log.len() >= usize::try_from(MAX_ANSWER_BYTES).unwrap_or(usize::MAX);
-        answer::read(&log, spec, is_cut, &mut status);
+        if is_cut && spec.files.is_none() {
+            // The newest are told last, and it is they that are missing.
+            return Ok(self.status(Phase::Failed, Reason::MoverFailed, "the answer is too long: ask for fewer (limit)"));
+        }
+        let mut status = self.status(Phase::Completed, Reason::Done, "answered");
+        answer::read(&String::from_utf8_lossy(&log), spec, is_cut, &mut status);
         Ok(status)
     }
 
@@ -231,7 +247,7 @@ fn job(query: &RepositoryQuery, origin: &Origin) -> Job {
     let spec = &query.spec;
     let filters = origin.filters(spec.source.snapshot.is_some());
     let mut args = match &spec.files {
-        None => vec!["snapshots".to_owned()],
+        None => ["snapshots", "--skip", &spec.skip.to_string(), "--limit", &(spec.limit + 1).to_string()].map(str::to_owned).to_vec(),
         Some(files) => {
             let path = format!("{}/{}", origin.path, files.path.trim_matches('/'));
             let snapshot = origin.snapshot_id.clone().unwrap_or_else(|| "latest".to_owned());

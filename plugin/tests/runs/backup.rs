@@ -386,9 +386,34 @@ fn a_clone_cancelled_at_every_step_leaves_nothing() {
         world.pod_goes();
         world.settle();
         assert_eq!((world.status().phase, world.status().cleaned), (Phase::Canceled, true), "after {steps} steps");
-        let left = (&world.seen.run.claim, &world.seen.run.volume, &world.seen.clone);
-        assert_eq!(left, (&None, &None, &None), "after {steps} steps");
+        let left = (&world.seen.run.claim, &world.seen.run.volume, &world.seen.clone.claim, &world.seen.clone.volume);
+        assert_eq!(left, (&None, &None, &None, &None), "after {steps} steps");
     }
+}
+
+/// Whoever owns its namespace may remove it at any moment.
+#[test]
+fn a_clone_that_somebody_removes_leaves_no_volume() {
+    let mut ends = std::collections::BTreeSet::new();
+    for steps in 3..10 {
+        let mut world = World::of_clone();
+        world.gate(true);
+        world.steps(steps);
+        world.clone_is_removed();
+        world.settle();
+        if world.status().phase == Phase::InProgress {
+            world.mover_says(stored());
+            world.settle();
+        }
+        world.pod_goes();
+        world.settle();
+        ends.insert(format!("{:?}", world.status().phase));
+        assert!(world.status().cleaned, "after {steps} steps: {:?}", world.status());
+        let kept = world.seen.clone.volume.as_ref().and_then(|volume| volume.spec.as_ref()?.persistent_volume_reclaim_policy.clone());
+        assert_ne!(kept.as_deref(), Some("Retain"), "after {steps} steps");
+        assert_eq!((&world.seen.run.claim, &world.seen.run.volume), (&None, &None), "after {steps} steps");
+    }
+    assert_eq!(ends.into_iter().collect::<Vec<_>>(), ["Completed", "Failed"]);
 }
 
 #[test]

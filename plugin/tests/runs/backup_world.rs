@@ -171,7 +171,8 @@ impl World {
                     let volume = volume_of("clone");
                     claim.status = self.is_cloned_at_once.then(bound);
                     let is_foreign = self.is_foreign;
-                    seen.clone = Some(CloneSeen { claim, volume: Some(volume), is_foreign, problem: None, node: Some("node".to_owned()) });
+                    let node = Some("node".to_owned());
+                    seen.clone = CloneSeen { claim: Some(claim), volume: Some(volume), is_foreign, problem: None, node };
                     self.acts.push("clone");
                     return;
                 }
@@ -182,7 +183,7 @@ impl World {
                 "claim"
             }
             Act::SelectNode(claim, node) if claim.namespace().as_deref() == Some("shop") => {
-                let clone = &mut seen.clone.as_mut().unwrap().claim;
+                let clone = seen.clone.claim.as_mut().unwrap();
                 clone.annotations_mut().insert("volume.kubernetes.io/selected-node".to_owned(), node);
                 clone.status = Some(bound());
                 "select node"
@@ -190,7 +191,7 @@ impl World {
             Act::SelectNode(..) => "select node",
             Act::GiveUpVolume(volume) | Act::KeepVolume(volume) if owner(&volume) == "clone" => {
                 let policy = if matches!(act_name, "keep volume") { "Retain" } else { "Delete" };
-                let volume = seen.clone.as_mut().unwrap().volume.as_mut().unwrap();
+                let volume = seen.clone.volume.as_mut().unwrap();
                 volume.spec.as_mut().unwrap().persistent_volume_reclaim_policy = Some(policy.to_owned());
                 act_name
             }
@@ -206,13 +207,15 @@ impl World {
             Act::Rebind(mut volume, claim) => {
                 assert_eq!(volume.spec.as_ref().unwrap().persistent_volume_reclaim_policy.as_deref(), Some("Retain"), "it could be lost");
                 volume.spec.as_mut().unwrap().claim_ref.as_mut().unwrap().uid = claim.metadata.uid;
-                seen.clone.as_mut().unwrap().volume = Some(volume.clone());
+                // It no longer belongs to the clone.
+                seen.clone.volume = None;
                 seen.run.volume = Some(volume);
                 seen.run.claim.as_mut().unwrap().status = Some(bound());
                 "rebind"
             }
             Act::DeleteClaim(claim) if claim.namespace().as_deref() == Some("shop") => {
-                let volume = seen.clone.take().unwrap().volume.filter(|volume| owner(volume) == "clone");
+                seen.clone.claim = None;
+                let volume = seen.clone.volume.take();
                 let policy = volume.map(|volume| volume.spec.unwrap().persistent_volume_reclaim_policy.unwrap());
                 match policy.as_deref() {
                     Some("Retain") if self.is_foreign => "leave what is somebody's",
@@ -254,6 +257,13 @@ impl World {
     pub(crate) fn pod_goes(&mut self) {
         self.seen.run.pod = PodSeen::None;
         self.seen.run.has_pods = false;
+    }
+
+    /// By somebody else; a volume that is kept stays behind.
+    pub(crate) fn clone_is_removed(&mut self) {
+        self.seen.clone.claim = None;
+        let kept = |volume: &PersistentVolume| volume.spec.as_ref().unwrap().persistent_volume_reclaim_policy.as_deref() == Some("Retain");
+        self.seen.clone.volume = self.seen.clone.volume.take().filter(kept);
     }
 
     pub(crate) fn take_acts(&mut self) -> Vec<&'static str> {

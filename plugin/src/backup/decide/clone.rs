@@ -3,7 +3,7 @@
 //! A claim is cloned only within its namespace, and a pod mounts only claims of its own: so the clone is made there, and its
 //! volume is given to a claim of ours. It stays one volume all the time, and each mover of the run mounts it.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
 use super::BackupPass;
@@ -17,13 +17,13 @@ use crate::run::objects::SELECTED_NODE;
 
 impl BackupPass<'_> {
     pub(super) fn clone_volume(&mut self) -> Step {
-        match (&self.snapshot, &self.seen.clone) {
+        match (&self.snapshot, &self.seen.clone.claim) {
             (None, None) if self.run.status.phase == Phase::Accepted => {
                 self.run.fail(Reason::SnapshotMissing, "the clone was removed before it could be used")
             }
             (None, None) => self.begin_clone(),
-            (None, Some(clone)) => self.take_clone(clone),
-            (Some(cloned), clone) => self.hand_clone_over(&cloned.clone(), clone.as_ref()),
+            (None, Some(claim)) => self.take_clone(claim),
+            (Some(cloned), _) => self.hand_clone_over(&cloned.clone()),
         }
     }
 
@@ -36,7 +36,8 @@ impl BackupPass<'_> {
     }
 
     /// Waits for it, and records what it is.
-    fn take_clone(&mut self, clone: &CloneSeen) -> Step {
+    fn take_clone(&mut self, claim: &PersistentVolumeClaim) -> Step {
+        let clone = &self.seen.clone;
         if self.run.status.phase == Phase::Pending {
             self.run.enter(Phase::Accepted, Reason::SnapshotNotReady, "the clone is being made");
         }
@@ -44,7 +45,7 @@ impl BackupPass<'_> {
             let message = "the clone's claim was bound to a volume that was there before and is somebody's: it is left alone; a StorageClass that is cloned must have no free volumes (or bind late)";
             return self.run.fail(Reason::ClaimTaken, message);
         }
-        let Some(volume) = clone.volume.as_ref().filter(|_| is_bound(&clone.claim)) else {
+        let Some(volume) = clone.volume.as_ref().filter(|_| is_bound(claim)) else {
             let limit = self.seen.run.policy.snapshot_timeout_seconds;
             let reason = if clone.problem.is_some() { Reason::SnapshotFailed } else { Reason::SnapshotNotReady };
             let message = clone.problem.clone().unwrap_or_else(|| "the clone is being made".to_owned());
@@ -52,8 +53,8 @@ impl BackupPass<'_> {
                 return self.run.fail(reason, &format!("the clone could not be used within {limit} s: {message}"));
             }
             // Nobody will ever use it here: we say where it is to be, in the scheduler's place.
-            if let Some(node) = clone.node.clone().filter(|_| !clone.claim.annotations().contains_key(SELECTED_NODE)) {
-                return act(Act::SelectNode(clone.claim.clone(), node));
+            if let Some(node) = clone.node.clone().filter(|_| !claim.annotations().contains_key(SELECTED_NODE)) {
+                return act(Act::SelectNode(claim.clone(), node));
             }
             return self.run.wait_a_moment(reason, &message);
         };
@@ -62,33 +63,34 @@ impl BackupPass<'_> {
         self.snapshot = Some(VolumeSnapshotSeen {
             handle: csi.volume_handle,
             driver: csi.driver,
-            taken: clone.claim.metadata.creation_timestamp.clone(),
+            taken: claim.metadata.creation_timestamp.clone(),
             bytes: self.seen.volume.bytes,
-            storage_class: clone.claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()),
+            storage_class: self.seen.volume.storage_class.clone(),
             volume_mode: spec.volume_mode.unwrap_or_else(|| "Filesystem".to_owned()),
             topology: spec.node_affinity.and_then(|affinity| affinity.required),
             content: volume.name_any(),
+            claim: claim.metadata.uid.clone(),
         });
         going()
     }
 
     /// The volume outlives the claim that it was made for; then it is our claim's, and no other's.
-    fn hand_clone_over(&mut self, cloned: &VolumeSnapshotSeen, clone: Option<&CloneSeen>) -> Step {
+    fn hand_clone_over(&mut self, cloned: &VolumeSnapshotSeen) -> Step {
         let Some(ours) = &self.seen.run.claim else {
             return act(Act::CreateClaim(objects::claim_of_clone(&self.run.uid, self.run.installation, cloned, &self.seen.class_rule)));
         };
-        if let Some(CloneSeen { claim, volume: Some(volume), .. }) = clone {
-            if reclaim_policy(volume) != Some("Retain") {
-                return act(Act::KeepVolume(volume.clone()));
-            }
-            if belongs_to(volume, claim) {
-                return act(Act::Rebind(volume.clone(), ours.clone()));
-            }
+        let CloneSeen { claim, volume, .. } = &self.seen.clone;
+        match volume {
+            Some(volume) if reclaim_policy(volume) == Some("Retain") => return act(Act::Rebind(volume.clone(), ours.clone())),
+            Some(volume) if claim.is_some() => return act(Act::KeepVolume(volume.clone())),
+            None if self.seen.run.volume.is_some() => {}
+            // Removed with its claim, or going with it.
+            Some(_) | None => return self.run.fail(Reason::SnapshotMissing, "the clone was removed while it was being handed over"),
         }
-        if let Some(CloneSeen { claim, .. }) = clone {
-            let is_going = claim.metadata.deletion_timestamp.is_some();
-            return if is_going { going() } else { act(Act::DeleteClaim(claim.clone())) };
+        if let Some(claim) = claim.as_ref().filter(|claim| claim.metadata.deletion_timestamp.is_none()) {
+            return act(Act::DeleteClaim(claim.clone()));
         }
+        // One that somebody still uses may take its time to go: its volume is ours by now.
         if is_bound(ours) {
             return self.exposed();
         }
@@ -102,19 +104,15 @@ impl BackupPass<'_> {
 
 /// What is left of it where it was made, whatever state it is in; what became our claim's went with that.
 pub(super) fn remove(seen: &Seen) -> Option<Step> {
-    let clone = seen.clone.as_ref()?;
-    if let Some(volume) = clone.volume.as_ref().filter(|volume| belongs_to(volume, &clone.claim)) {
+    let CloneSeen { claim, volume, is_foreign, .. } = &seen.clone;
+    if let Some(volume) = volume {
         let keeps = reclaim_policy(volume) == Some("Retain");
-        if clone.is_foreign != keeps {
+        if *is_foreign != keeps {
             let volume = volume.clone();
-            return Some(act(if clone.is_foreign { Act::KeepVolume(volume) } else { Act::GiveUpVolume(volume) }));
+            return Some(act(if *is_foreign { Act::KeepVolume(volume) } else { Act::GiveUpVolume(volume) }));
         }
     }
-    let is_going = clone.claim.metadata.deletion_timestamp.is_some();
-    Some(if is_going { going() } else { act(Act::DeleteClaim(clone.claim.clone())) })
-}
-
-fn belongs_to(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let owner = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
-    owner.is_some_and(|owner| owner.uid == claim.metadata.uid)
+    // Asked to go, it does, as soon as nobody uses it: with its volume.
+    let claim = claim.as_ref().filter(|claim| claim.metadata.deletion_timestamp.is_none())?;
+    Some(act(Act::DeleteClaim(claim.clone())))
 }

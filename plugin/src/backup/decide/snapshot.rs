@@ -58,6 +58,7 @@ impl BackupPass<'_> {
                 volume_mode: content.spec.source_volume_mode.clone().unwrap_or_else(|| self.seen.volume.mode.clone()),
                 topology: self.seen.volume.topology.clone(),
                 content: content.name_any(),
+                claim: None,
             });
         }
         act(Act::CreateContent(objects::content_copy(&self.run.uid, self.run.installation, content, &handle)))

@@ -71,7 +71,7 @@ pub(crate) struct Ls {
 
 pub(crate) async fn list(client: &Client, namespace: &str, args: List) -> Result<ExitCode, Error> {
     let spec = query(client, &args.source, args.claim).await?;
-    let mut out = std::io::stdout().lock();
+    let mut out = std::io::stdout();
     let mut count = 0;
     if !args.source.json {
         writeln!(out, "{:<30} {:<30} {:<10} {:<12} CLUSTER", "TAKEN", "CLAIM", "SNAPSHOT", "SIZE")?;
@@ -93,7 +93,7 @@ pub(crate) async fn list(client: &Client, namespace: &str, args: List) -> Result
     )
     .await?;
     if count == 0 && !args.source.json {
-        println!("nothing is stored");
+        writeln!(std::io::stdout(), "nothing is stored")?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -102,7 +102,7 @@ pub(crate) async fn ls(client: &Client, namespace: &str, args: Ls) -> Result<Exi
     let mut spec = query(client, &args.source, Some(args.claim)).await?;
     spec.source.snapshot = args.snapshot;
     spec.files = Some(FilesQuery { path: args.path, recursive: args.recursive });
-    let mut out = std::io::stdout().lock();
+    let mut out = std::io::stdout();
     ask(
         client,
         namespace,
@@ -146,12 +146,16 @@ async fn ask(
         query.metadata.name = None;
         query.metadata.generate_name = Some("query-".to_owned());
         let name = queries.create(&PostParams::default(), &query).await?.name_any();
-        let answer = answer(&queries, &name).await;
-        queries.delete(&name, &DeleteParams::default()).await?;
+        let answer = tokio::select! {
+            answer = answer(&queries, &name) => answer,
+            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        };
+        // It goes by itself, too, if this does not reach it.
+        let _ = queries.delete(&name, &DeleteParams::default()).await;
         let answer = answer?;
         if is_json {
             for line in answer.snapshots.iter().map(serde_json::to_string).chain(answer.files.iter().map(serde_json::to_string)) {
-                println!("{}", line?);
+                writeln!(std::io::stdout(), "{}", line?)?;
             }
         } else {
             show(&answer)?;
@@ -172,8 +176,12 @@ async fn answer(queries: &Api<RepositoryQuery>, name: &str) -> Result<Repository
     let mut changes = pin!(watcher::watch_object(queries.clone(), name).default_backoff());
     let mut said = String::new();
     while let Some(change) = changes.next().await {
-        // The watch goes on by itself: an API server that is away for a while is no end.
-        let Ok(change) = change else { continue };
+        let change = match change {
+            Ok(change) => change,
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.is_forbidden() => return Err(status.message.into()),
+            // The watch goes on by itself: an API server that is away for a while is no end.
+            Err(_) => continue,
+        };
         let status = change.ok_or("the question was removed before it was answered")?.status.unwrap_or_default();
         match status.phase {
             Phase::Completed => return Ok(status),

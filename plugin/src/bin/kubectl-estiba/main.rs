@@ -89,6 +89,10 @@ enum Command {
 async fn main() -> ExitCode {
     match run(Args::parse()).await {
         Ok(code) => code,
+        // Whoever reads has had enough.
+        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE

@@ -32,6 +32,7 @@ impl Pass<'_> {
             // Whoever cannot use a slot does not stand in the queue.
             let wait = self.patience();
             self.status.retry_after = Some(Time(self.now + wait));
+            self.status.setback = Some(missing.message.clone());
             return self.wait(missing.reason, &missing.message, wait.unsigned_abs());
         }
         if let Some(after) = &self.status.retry_after
