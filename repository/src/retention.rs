@@ -227,7 +227,8 @@ mod tests {
     fn the_newest_of_each_period() {
         assert_eq!(kept(days(1, 5), &policy(&[(Period::Last, Some(1))])), ["2026-11-05T18:00:00Z"]);
         assert_eq!(kept(days(1, 5), &policy(&[(Period::Daily, Some(2))])), ["2026-11-05T18:00:00Z", "2026-11-04T18:00:00Z"]);
-        assert_eq!(kept(days(1, 30), &policy(&[(Period::Weekly, None)])).len(), 6);
+        // Six weeks, and the oldest of all.
+        assert_eq!(kept(days(1, 30), &policy(&[(Period::Weekly, None)])).len(), 7);
         assert_eq!(kept(days(1, 30), &policy(&[(Period::Monthly, Some(12))])), ["2026-11-30T18:00:00Z", "2026-11-01T06:00:00Z"]);
         assert_eq!(kept(days(1, 2), &policy(&[(Period::Hourly, Some(9)), (Period::Yearly, Some(0))])).len(), 4);
     }
