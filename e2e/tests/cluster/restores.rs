@@ -195,7 +195,7 @@ fn disturbed_while_it_fills() {
     scene.backup("first", "data");
     scene.ends("first", "Completed");
     drop(policy);
-    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 8}));
+    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 15}));
     let begin = |name: &str, class: &str| {
         scene.waiting_claim(name, name, class, &json!({}));
         scene.restore(name, name, &json!({"claim": "data"}));
