@@ -50,12 +50,12 @@ impl Place {
 
     /// How many locks there are.
     pub fn locks(&self) -> usize {
-        fs::read_dir(self.path("repository/locks")).map_or(0, Iterator::count)
+        objects(&self.path("repository/locks"))
     }
 
     /// How many snapshots there are.
     pub fn snapshots(&self) -> usize {
-        fs::read_dir(self.path("repository/snapshots")).map_or(0, Iterator::count)
+        objects(&self.path("repository/snapshots"))
     }
 
     /// All of the repository can be read.
@@ -99,4 +99,11 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// How many objects a local repository's folder holds. What is still being written has another name, with us as with restic: it does not
+/// count, nobody sees it yet.
+pub fn objects(folder: &Path) -> usize {
+    let names = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.len() == 64).count()
 }

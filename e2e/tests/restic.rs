@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use e2e::eventually;
+use e2e::place::objects;
 use e2e::program::{Program, RESTICS, mover, restic};
 use e2e::tree::{assert_same, difficult, many, random};
 use rustix::process::Signal;
@@ -178,7 +179,7 @@ fn restics_maintenance_waits_for_our_locks() {
     // Holds its lock until its standard input ends.
     let mut running = mover.start(&["backup", "--stdin", "--stdin-filename", "stream"]);
     let locks = dir.path().join("repository/locks");
-    eventually("our lock", || std::fs::read_dir(&locks).unwrap().count() == 1);
+    eventually("our lock", || objects(&locks) == 1);
     std::io::Write::write_all(running.child().stdin.as_mut().unwrap(), b"content").unwrap();
     for version in RESTICS {
         let restic = restic(version, &repository);
@@ -194,7 +195,7 @@ fn restics_maintenance_waits_for_our_locks() {
     assert_eq!(ran.code, 11, "{ran:?}");
     assert!(ran.stderr.contains("by run "), "{ran:?}");
     assert_eq!(running.wait().code, 0);
-    assert_eq!(std::fs::read_dir(&locks).unwrap().count(), 0);
+    assert_eq!(objects(&locks), 0);
     restic("restic-new", &repository).ok(&["prune"]);
 }
 
@@ -205,8 +206,9 @@ fn we_wait_for_restics_maintenance() {
     mover.ok(&["backup", &source]);
     let mut checking = restic("restic-new", &repository).start(&["check", "--read-data"]);
     let locks = dir.path().join("repository/locks");
-    eventually("restic's lock", || std::fs::read_dir(&locks).unwrap().count() == 1);
+    eventually("restic's lock", || objects(&locks) == 1);
     checking.signal(Signal::STOP);
+    assert_eq!(objects(&locks), 1, "restic was faster than its being stopped");
     for command in [&["backup", &source][..], &["snapshots"], &["check"], &["restore", "latest", "/nonexistent/x"]] {
         let ran = mover.run(command);
         assert_eq!(ran.code, 11, "{command:?}: {ran:?}");
