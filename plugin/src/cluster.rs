@@ -11,8 +11,8 @@ use kube::{Api, ResourceExt};
 
 use crate::api::run::{Attempt, Phase};
 use crate::api::volume_backup::Urgency;
-use crate::api::{MoverPolicy, MoverPolicySpec, RUN_LABEL, VolumeBackup, VolumeRestore};
-use crate::gate::{self, Grant, Reach, Standing, Waiting, Work};
+use crate::api::{MoverPolicy, MoverPolicySpec, RUN_LABEL, RunStatus, VolumeBackup, VolumeRestore, conditions};
+use crate::gate::{self, Grant, Standing, Waiting, Work};
 use crate::reach;
 use crate::run::Run;
 use crate::run::objects::{SLOT_LABEL, WORK_LABEL};
@@ -26,6 +26,15 @@ const BACK_FOR: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
 /// The only policy that counts.
 pub const POLICY: &str = "default";
 
+/// The policy that counts now: asked for, so that what was applied a moment before a run counts for it.
+///
+/// # Errors
+/// Those of the API server: a policy that cannot be read is not the default one.
+pub async fn policy(client: &kube::Client) -> kube::Result<MoverPolicySpec> {
+    let policies = Api::<MoverPolicy>::all(client.clone());
+    Ok(policies.get_opt(POLICY).await?.map(|policy| policy.spec).unwrap_or_default())
+}
+
 /// What the gate says of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GateView {
@@ -37,15 +46,8 @@ pub struct GateView {
     pub may_prepare: bool,
     /// Mover pods in the whole cluster.
     pub movers: usize,
-}
-
-/// The policy that counts now.
-///
-/// # Errors
-/// Those of the API server: a policy that cannot be read is not the default one.
-pub async fn policy(client: &kube::Client) -> kube::Result<MoverPolicySpec> {
-    let policies = Api::<MoverPolicy>::all(client.clone());
-    Ok(policies.get_opt(POLICY).await?.map(|policy| policy.spec).unwrap_or_default())
+    /// Runs in the whole cluster that have not begun, for want of what somebody must give.
+    pub stalled: usize,
 }
 
 /// Whether a node can be believed in.
@@ -172,7 +174,7 @@ impl Cluster {
                 let fits = run.topology.as_ref().is_none_or(|selector| reach::selects(selector, &name, node.labels()));
                 fits && has_driver.is_some_and(|nodes| nodes.contains(name.as_str()))
             };
-            Reach::Nodes(nodes.iter().filter(reaches).map(|node| node.name_any()).collect())
+            nodes.iter().filter(reaches).map(|node| node.name_any()).collect()
         };
         let waiting = runs.iter().filter(waits).map(|run| Waiting {
             uid: run.uid.clone(),
@@ -189,34 +191,27 @@ impl Cluster {
     #[must_use]
     pub fn view<K: Run>(&self, run: &K) -> GateView {
         let run = RunFacts::of(run);
-        let movers = self.pods.len();
+        let all = GateView { movers: self.pods.len(), stalled: stalled(&self.backups) + stalled(&self.restores), ..GateView::default() };
         if !run.is_waiting {
-            return GateView { movers, ..GateView::default() };
+            return all;
         }
         let mut decision = self.decide();
         let standing = decision.standings.remove(&run.uid);
         let ahead = self.policy().prepare_ahead as usize;
         let may_prepare = standing.as_ref().is_some_and(|standing| standing.has_node && standing.position <= ahead);
-        GateView { grant: decision.grants.into_iter().find(|grant| grant.uid == run.uid), standing, may_prepare, movers }
+        GateView { grant: decision.grants.into_iter().find(|grant| grant.uid == run.uid), standing, may_prepare, ..all }
     }
 
-    /// Attempts that hold a slot, by uid; what the watches show by now is forgotten here.
-    fn attempts(&self, runs: &[RunFacts]) -> BTreeMap<String, Attempt> {
+    /// Attempts that hold a slot, and what for, by uid; what the watches show by now is forgotten here.
+    fn attempts(&self, runs: &[RunFacts]) -> BTreeMap<String, (Work, Attempt)> {
         let mut recorded = self.recorded.lock().expect("no holder panics");
-        let mut attempts = BTreeMap::new();
-        let mut known = BTreeSet::new();
-        for run in runs {
-            if recorded.get(&run.uid).is_some_and(|attempt| run.attempts >= attempt.number) {
-                recorded.remove(&run.uid);
-            }
-            known.insert(run.uid.clone());
-            if let Some(attempt) = &run.attempt {
-                attempts.insert(run.uid.clone(), attempt.clone());
-            }
-        }
-        recorded.retain(|uid, _| known.contains(uid));
-        attempts.extend(recorded.iter().map(|(uid, attempt)| (uid.clone(), attempt.clone())));
-        attempts
+        let by_uid: HashMap<&str, &RunFacts> = runs.iter().map(|run| (run.uid.as_str(), run)).collect();
+        recorded.retain(|uid, attempt| by_uid.get(uid.as_str()).is_some_and(|run| run.attempts < attempt.number));
+        let holds = |run: &RunFacts| {
+            let attempt = recorded.get(&run.uid).or(run.attempt.as_ref())?;
+            Some((run.uid.clone(), (run.work, attempt.clone())))
+        };
+        runs.iter().filter_map(holds).collect()
     }
 
     /// The runs that have a slot as soon as they ask.
@@ -225,6 +220,12 @@ impl Cluster {
         let granted: BTreeSet<String> = self.decide().grants.into_iter().map(|grant| grant.uid).collect();
         (refs(&self.backups, |uid| granted.contains(uid)), refs(&self.restores, |uid| granted.contains(uid)))
     }
+}
+
+/// How many runs have not begun, for want of what somebody must give.
+fn stalled<K: Run>(runs: &Store<K>) -> usize {
+    let is_early = |status: &RunStatus| matches!(status.phase, Phase::Pending | Phase::Accepted);
+    runs.state().iter().filter(|run| run.run_status().is_some_and(|status| is_early(status) && conditions::is_stalled(status))).count()
 }
 
 /// The runs whose uid it is.
@@ -274,7 +275,7 @@ impl RunFacts {
 struct NodeFacts<'a> {
     policy: &'a MoverPolicySpec,
     pods: &'a [Arc<Pod>],
-    attempts: &'a BTreeMap<String, Attempt>,
+    attempts: &'a BTreeMap<String, (Work, Attempt)>,
     csi_nodes: &'a [Arc<CSINode>],
     attached: &'a BTreeMap<(&'a str, &'a str), usize>,
 }
@@ -293,8 +294,8 @@ impl NodeFacts<'_> {
                 taken.insert(slot, if is_restore { Work::Restore } else { BACKUP });
             }
         }
-        for attempt in self.attempts.values().filter(|attempt| attempt.node == name) {
-            taken.entry(attempt.slot).or_insert(BACKUP);
+        for (work, attempt) in self.attempts.values().filter(|(_, attempt)| attempt.node == name) {
+            taken.entry(attempt.slot).or_insert(*work);
         }
         gate::Node { limit, closed, reserved: self.policy.reserved_for_restore, taken, attachable: self.attachable(&name), name }
     }
@@ -407,6 +408,17 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(bytes(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_slot_that_was_recorded_is_taken_for_what_it_is() {
+        let attempt = |slot| Attempt { node: "a".to_owned(), slot, ..Attempt::default() };
+        let manual = Work::Backup(Urgency::Manual);
+        let attempts = [("r".to_owned(), (Work::Restore, attempt(1))), ("b".to_owned(), (manual, attempt(2)))].into();
+        let policy = MoverPolicySpec::default();
+        let facts = NodeFacts { policy: &policy, pods: &[], attempts: &attempts, csi_nodes: &[], attached: &BTreeMap::new() };
+        let node: Node = serde_json::from_value(serde_json::json!({"metadata": {"name": "a"}})).unwrap();
+        assert_eq!(facts.node(&node).taken, [(1, Work::Restore), (2, manual)].into());
     }
 
     #[test]

@@ -5,22 +5,23 @@
 //!     └──────► the run that an object belongs to ─────────────────────────┴─► observe, decide, record, act
 //!     └──────► mover pods ──► keeper (when is a slot free again)
 //! ```
-//! It has no memory: what it must know is in the API server. Client required.
+//! What it must know is in the API server; what it remembers spares requests. Client required.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::channel::mpsc;
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::{Config, Controller, WatchStreamExt, reflector, watcher};
+use kube::runtime::{Config, Controller, PredicateConfig, WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
@@ -36,7 +37,7 @@ use crate::query;
 use crate::run::objects::Installation;
 use crate::run::observe::RunSeen;
 use crate::run::pod::{MoverSaid, PodSeen};
-use crate::run::{self, Run};
+use crate::run::{self, Act, Run};
 use crate::schedule;
 
 /// After an error of the API server; each further one doubles it, to the longest.
@@ -52,14 +53,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 const AT_ONCE: u16 = 32;
 /// Between two looks at a pod that is to end.
 const KEEP_AGAIN: Duration = Duration::from_secs(2);
-
-/// Why a pass did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The API server's own words.
-    #[error(transparent)]
-    Kube(#[from] kube::Error),
-}
 
 struct Context {
     client: Client,
@@ -136,15 +129,18 @@ pub async fn run(client: Client, installation: Installation, steps: Option<u32>,
         on_error,
         context.clone(),
     );
-    let schedules = Controller::new(Api::<BackupSchedule>::all(client.clone()), watcher::Config::default())
-        .owns(Api::<VolumeBackup>::all(client.clone()), watcher::Config::default().labels(schedule::SCHEDULE_LABEL))
-        .run(keep_time, on_time_error, context.clone());
+    let (_, scheduled) = news(Api::<VolumeBackup>::all(client.clone()), everything().labels(schedule::SCHEDULE_LABEL));
+    let schedules = Controller::new(Api::<BackupSchedule>::all(client.clone()), watcher::Config::default()).owns_stream(scheduled).run(
+        keep_time,
+        try_again,
+        context.clone(),
+    );
     let queries = Controller::new(Api::<RepositoryQuery>::all(client.clone()), watcher::Config::default())
         // One at a time: they count the others before they begin.
         .with_config(Config::default().concurrency(1))
         .watches(ours(&client), managed(), |pod| query_of(&pod))
-        .run(answer, on_query_error, context.clone());
-    let keeper = Controller::new(ours(&client), managed()).run(keep, on_keep_error, context.clone());
+        .run(answer, try_again, context.clone());
+    let keeper = Controller::new(ours(&client), managed()).run(keep, try_again, context.clone());
     let waker = wake(cluster.clone(), ready_tx, wake_rx, &backups_tx, &restores_tx);
     tokio::select! {
         () = backups.for_each(done) => tracing::error!("backups are no longer watched"),
@@ -171,10 +167,24 @@ fn controller<K: Run>(context: &Context, store: impl Fn(&Cluster) -> &Store<K> +
     let client = || context.client.clone();
     let namespace = &context.installation.namespace;
     let (of_claims, of_pods) = (context.cluster.clone(), context.cluster.clone());
-    Controller::new(Api::<K>::all(client()), watcher::Config::default())
+    let (runs, changes) = news(Api::<K>::all(client()), watcher::Config::default());
+    Controller::for_stream(changes, runs)
         .with_config(Config::default().concurrency(AT_ONCE))
         .watches(Api::<PersistentVolumeClaim>::namespaced(client(), namespace), managed(), move |claim| run_of(store(&of_claims), &claim))
         .watches(Api::<Pod>::namespaced(client(), namespace), managed(), move |pod| run_of(store(&of_pods), &pod))
+}
+
+/// Runs, and those of their changes that are worth a look: statuses are our own, and only another phase is looked at again.
+fn news<K: Run>(api: Api<K>, config: watcher::Config) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>>) {
+    let (runs, writer) = reflector::store();
+    let changes = watcher(api, config).default_backoff().reflect(writer).touched_objects();
+    let what_counts = |run: &K| {
+        let mut hasher = DefaultHasher::new();
+        let (meta, status) = (run.meta(), run.run_status());
+        (meta.generation, meta.deletion_timestamp.is_some(), status.map(|status| (status.phase, status.cleaned))).hash(&mut hasher);
+        Some(hasher.finish())
+    };
+    (runs, changes.predicate_filter(what_counts, PredicateConfig::default()))
 }
 
 /// The run that an object was made for.
@@ -233,7 +243,7 @@ async fn wake(
     }
 }
 
-async fn keep(pod: Arc<Pod>, context: Arc<Context>) -> Result<Action, Error> {
+async fn keep(pod: Arc<Pod>, context: Arc<Context>) -> kube::Result<Action> {
     if !context.is_ready().await {
         return Ok(Action::requeue(KEEP_AGAIN));
     }
@@ -241,39 +251,26 @@ async fn keep(pod: Arc<Pod>, context: Arc<Context>) -> Result<Action, Error> {
     Ok(if again { Action::requeue(KEEP_AGAIN) } else { Action::requeue(LOOK_AGAIN) })
 }
 
-async fn keep_time(schedule: Arc<BackupSchedule>, context: Arc<Context>) -> Result<Action, Error> {
+async fn keep_time(schedule: Arc<BackupSchedule>, context: Arc<Context>) -> kube::Result<Action> {
     let (name, namespace) = (schedule.name_any(), schedule.namespace().unwrap_or_default());
     let again = schedule::reconcile(&context.client, &name, &namespace).await?;
     Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
-async fn answer(query: Arc<RepositoryQuery>, context: Arc<Context>) -> Result<Action, Error> {
+async fn answer(query: Arc<RepositoryQuery>, context: Arc<Context>) -> kube::Result<Action> {
     let (name, namespace) = (query.name_any(), query.namespace().unwrap_or_default());
     let again = query::reconcile(&context.client, &context.installation, &name, &namespace).await?;
     Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
-fn on_query_error(query: Arc<RepositoryQuery>, error: &Error, _: Arc<Context>) -> Action {
-    tracing::warn!(%error, query = query.name_any(), "will try again");
+fn try_again<K: Resource<DynamicType = ()>>(object: Arc<K>, error: &kube::Error, _: Arc<Context>) -> Action {
+    tracing::warn!(%error, kind = %K::kind(&()), name = object.name_any(), "will try again");
     Action::requeue(KEEP_AGAIN)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
-fn on_time_error(schedule: Arc<BackupSchedule>, error: &Error, _: Arc<Context>) -> Action {
-    tracing::warn!(%error, schedule = schedule.name_any(), "will try again");
-    Action::requeue(KEEP_AGAIN)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
-fn on_keep_error(pod: Arc<Pod>, error: &Error, _: Arc<Context>) -> Action {
-    tracing::warn!(%error, pod = pod.name_any(), "will try again");
-    Action::requeue(KEEP_AGAIN)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "the signature that Controller asks for")]
-fn on_error<K: Run>(run: Arc<K>, error: &Error, context: Arc<Context>) -> Action {
-    let Error::Kube(error) = error;
+fn on_error<K: Run>(run: Arc<K>, error: &kube::Error, context: Arc<Context>) -> Action {
     // Somebody wrote in between: what is there now is looked at.
     if matches!(error, kube::Error::Api(status) if status.is_conflict()) {
         return Action::requeue(FIRST_RETRY);
@@ -285,7 +282,7 @@ fn on_error<K: Run>(run: Arc<K>, error: &Error, context: Arc<Context>) -> Action
     Action::requeue(LONGEST_RETRY.min(FIRST_RETRY * 2_u32.saturating_pow((*count - 1).min(7))))
 }
 
-async fn reconcile<K: Run>(run: Arc<K>, context: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile<K: Run>(run: Arc<K>, context: Arc<Context>) -> kube::Result<Action> {
     if !context.is_ready().await {
         return Ok(Action::requeue(LOOK_AGAIN));
     }
@@ -297,14 +294,16 @@ async fn reconcile<K: Run>(run: Arc<K>, context: Arc<Context>) -> Result<Action,
         let turn = if asks { Some(context.turn.lock().await) } else { None };
         let gate = context.cluster.view(&current);
         let decision = K::decide(&seen, &gate, &context.installation, Timestamp::now());
-        let recorded = record(&context, &runs, &current, &decision.status).await?;
+        // Before its finalizer is there, nothing is known that is worth a write.
+        let is_new = matches!(decision.act, Some(Act::AddFinalizer));
+        let recorded = if is_new { current } else { record(&context, &runs, &current, &decision.status).await? };
         drop(turn);
         know_repository(&context, seen.as_ref()).await?;
         context.failures.lock().expect("no holder panics").remove(&run.uid().unwrap_or_default());
         match (decision.act, decision.again) {
             (Some(act), _) => {
-                let name = format!("{act:?}").split(['(', ' ', '{']).next().unwrap_or_default().to_owned();
-                tracing::info!(kind = %K::kind(&()), run = run.name_any(), phase = ?recorded.run_status().map(|status| status.phase), act = name, "acting");
+                let phase = recorded.run_status().map(|status| status.phase);
+                tracing::info!(kind = %K::kind(&()), run = run.name_any(), ?phase, act = act.name(), "acting");
                 if let Err(error) = run::act(&context.client, &context.installation, &recorded, act).await {
                     return refused(&runs, &recorded, decision.status, error).await;
                 }
@@ -315,11 +314,12 @@ async fn reconcile<K: Run>(run: Arc<K>, context: Arc<Context>) -> Result<Action,
             (None, None) => return Ok(Action::await_change()),
         }
     }
+    context.failures.lock().expect("no holder panics").remove(&run.uid().unwrap_or_default());
     Ok(Action::await_change())
 }
 
 /// Writes the status, if it changed, on top of exactly what was seen.
-async fn record<K: Run>(context: &Context, runs: &Api<K>, run: &K, status: &K::Status) -> Result<K, Error> {
+async fn record<K: Run>(context: &Context, runs: &Api<K>, run: &K, status: &K::Status) -> kube::Result<K> {
     if run.status() == Some(status) {
         return Ok(run.clone());
     }
@@ -346,10 +346,10 @@ async fn know_repository(context: &Context, seen: &RunSeen) -> kube::Result<()> 
 }
 
 /// What the API server will not have is said in the status: a quota, an admission rule, a field.
-async fn refused<K: Run>(runs: &Api<K>, run: &K, mut status: K::Status, error: kube::Error) -> Result<Action, Error> {
-    let kube::Error::Api(answer) = &error else { return Err(error.into()) };
+async fn refused<K: Run>(runs: &Api<K>, run: &K, mut status: K::Status, error: kube::Error) -> kube::Result<Action> {
+    let kube::Error::Api(answer) = &error else { return Err(error) };
     if !(answer.is_forbidden() || answer.is_invalid()) {
-        return Err(error.into());
+        return Err(error);
     }
     let of_run = K::run_status_mut(&mut status);
     of_run.reason = Some(Reason::Refused);

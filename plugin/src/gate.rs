@@ -46,15 +46,6 @@ pub struct Node {
     pub attachable: BTreeMap<String, u32>,
 }
 
-/// Where a volume can be reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reach {
-    /// Everywhere, as far as known.
-    Any,
-    /// On these nodes.
-    Nodes(BTreeSet<String>),
-}
-
 /// A run that waits for a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
@@ -64,8 +55,8 @@ pub struct Waiting {
     pub work: Work,
     /// The older one goes first.
     pub since: Timestamp,
-    /// Where it can run.
-    pub reach: Reach,
+    /// Nodes on which it can run.
+    pub reach: BTreeSet<String>,
     /// The driver of its volume.
     pub driver: String,
     /// A node that is the last choice: its mover failed there.
@@ -112,7 +103,7 @@ pub fn decide(mut nodes: Vec<Node>, mut waiting: Vec<Waiting>) -> Decision {
     let mut decision = Decision::default();
     let mut left = Vec::new();
     for run in waiting {
-        let free = nodes.iter_mut().filter(|node| reaches(&run.reach, &node.name) && has_room(node, run.work, &run.driver));
+        let free = nodes.iter_mut().filter(|node| run.reach.contains(&node.name) && has_room(node, run.work, &run.driver));
         // Where most is free; then by name, so that the same facts give the same answer.
         let is_other = |node: &Node| run.avoid.as_ref() != Some(&node.name);
         let best = free.max_by(|a, b| (is_other(a), room(a)).cmp(&(is_other(b), room(b))).then_with(|| b.name.cmp(&a.name)));
@@ -132,13 +123,6 @@ pub fn decide(mut nodes: Vec<Node>, mut waiting: Vec<Waiting>) -> Decision {
         decision.standings.insert(run.uid, Standing { position: before + 1, of, why, has_node });
     }
     decision
-}
-
-fn reaches(reach: &Reach, node: &str) -> bool {
-    match reach {
-        Reach::Any => true,
-        Reach::Nodes(names) => names.contains(node),
-    }
 }
 
 /// Nothing is filled while as many slots are taken as there may be: a limit that was lowered does not refill low
@@ -161,19 +145,14 @@ fn room(node: &Node) -> u64 {
 
 /// Why no node took it, shortest first: one that is full is worth waiting for, one that is closed needs somebody.
 fn why(nodes: &[Node], run: &Waiting) -> (String, bool) {
-    let near: Vec<&Node> = nodes.iter().filter(|node| reaches(&run.reach, &node.name)).collect();
+    let near: Vec<&Node> = nodes.iter().filter(|node| run.reach.contains(&node.name)).collect();
+    if near.is_empty() {
+        return (format!("no node that is there runs the driver {} and fits the volume's topology", run.driver), false);
+    }
     let open: Vec<&&Node> = near.iter().filter(|node| node.limit > 0).collect();
     if open.is_empty() {
-        let mut text = match (&run.reach, near.is_empty()) {
-            (Reach::Nodes(names), true) => {
-                format!("no node reaches the volume: it lies on {}, which are not there", join(names.iter().map(String::as_str)))
-            }
-            (Reach::Any, true) => "there are no nodes".to_owned(),
-            (_, false) => "no node that reaches the volume may run a mover: ".to_owned(),
-        };
         let closed = near.iter().map(|node| format!("{} {}", node.name, node.closed.as_deref().unwrap_or("has no slots by policy")));
-        let _ = write!(text, "{}", join(closed));
-        return (text, false);
+        return (format!("no node that reaches the volume may run a mover: {}", join(closed)), false);
     }
     let state = |node: &&&Node| {
         let (taken, limit) = (node.taken.len(), node.limit);
@@ -224,14 +203,14 @@ mod tests {
             uid: uid.to_owned(),
             work,
             since: Timestamp::from_second(second).unwrap(),
-            reach: Reach::Any,
+            reach: ["a", "b", "c"].map(str::to_owned).into_iter().chain((0..9).map(|i| format!("n{i}"))).collect(),
             driver: "csi".to_owned(),
             avoid: None,
         }
     }
 
     fn on(names: &[&str], waiting: Waiting) -> Waiting {
-        Waiting { reach: Reach::Nodes(names.iter().map(|name| (*name).to_owned()).collect()), ..waiting }
+        Waiting { reach: names.iter().map(|name| (*name).to_owned()).collect(), ..waiting }
     }
 
     fn grants(nodes: Vec<Node>, waiting: Vec<Waiting>) -> Vec<(String, String, u32)> {
@@ -307,7 +286,7 @@ mod tests {
         let x = &decision.standings["x"];
         assert_eq!((x.position, x.of, x.has_node), (1, 2, false));
         assert_eq!(x.why, "no node that reaches the volume may run a mover: a is cordoned");
-        assert_eq!(decision.standings["y"].why, "no node reaches the volume: it lies on gone, which are not there");
+        assert_eq!(decision.standings["y"].why, "no node that is there runs the driver csi and fits the volume's topology");
         let many = (0..9).map(|i| node(&format!("n{i}"), 1, &[1])).collect();
         assert_eq!(decide(many, vec![run("x", DUE, 1)]).standings["x"].why, "n0 runs 1 of 1, n1 runs 1 of 1, n2 runs 1 of 1, and 6 more");
     }
@@ -353,14 +332,14 @@ mod tests {
             for grant in &decision.grants {
                 let run = waiting.iter().find(|run| run.uid == grant.uid).unwrap();
                 let node = after.iter_mut().find(|node| node.name == grant.node).unwrap();
-                assert!(reaches(&run.reach, &node.name) && grant.slot <= node.limit);
+                assert!(run.reach.contains(&node.name) && grant.slot <= node.limit);
                 assert!(node.taken.insert(grant.slot, run.work).is_none(), "a slot was given twice");
                 assert!(node.taken.len() <= node.limit as usize, "the limit was exceeded");
             }
             for uid in decision.standings.keys() {
                 let run = waiting.iter().find(|run| run.uid == *uid).unwrap();
                 assert!(
-                    !after.iter().any(|node| reaches(&run.reach, &node.name) && has_room(node, run.work, &run.driver)),
+                    !after.iter().any(|node| run.reach.contains(&node.name) && has_room(node, run.work, &run.driver)),
                     "a slot stayed free"
                 );
             }

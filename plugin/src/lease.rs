@@ -50,17 +50,25 @@ impl Leader {
 
     /// Renews it until that fails for too long, or somebody else holds it.
     pub async fn hold(&self) {
-        let mut renewed = Instant::now();
-        while renewed.elapsed() < GIVE_UP_AFTER {
+        // What others count from is the renewal, so it counts from before it was asked for.
+        let mut asked = Instant::now();
+        while let Ok(Some(renewed)) = tokio::time::timeout_at((asked + GIVE_UP_AFTER).into(), self.renewed()).await {
+            asked = renewed;
+        }
+        tracing::error!("the lease {} is lost", self.name);
+    }
+
+    /// Tries until it is renewed: when that was asked for. None: somebody else holds it.
+    async fn renewed(&self) -> Option<Instant> {
+        loop {
             tokio::time::sleep(RENEW_EVERY).await;
+            let asked = Instant::now();
             match tokio::time::timeout(ANSWER_WITHIN, self.renew()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => break,
+                Ok(Ok(is_held)) => return is_held.then_some(asked),
                 Err(_) => tracing::warn!("no answer about the lease {}", self.name),
                 Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease {}", self.name),
             }
         }
-        tracing::error!("the lease {} is lost", self.name);
     }
 
     /// Lets it go, so that the next one need not wait.

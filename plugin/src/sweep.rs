@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -59,16 +60,16 @@ pub async fn orphans(client: &Client, namespace: &str) -> kube::Result<Vec<Orpha
 /// # Errors
 /// Those of the API server.
 pub async fn let_go(client: &Client, namespace: &str) -> kube::Result<usize> {
-    let backups = without(&Api::<VolumeBackup>::all(client.clone()), RUN_FINALIZER, |one| Api::namespaced(client.clone(), one)).await?;
-    let restores = without(&Api::<VolumeRestore>::all(client.clone()), RUN_FINALIZER, |one| Api::namespaced(client.clone(), one)).await?;
-    let queries = without(&Api::<RepositoryQuery>::all(client.clone()), RUN_FINALIZER, |one| Api::namespaced(client.clone(), one)).await?;
-    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    Ok(backups + restores + queries + without(&pods, SLOT_FINALIZER, |_| pods.clone()).await?)
+    let backups = without::<VolumeBackup>(client, Api::all(client.clone()), RUN_FINALIZER).await?;
+    let restores = without::<VolumeRestore>(client, Api::all(client.clone()), RUN_FINALIZER).await?;
+    let queries = without::<RepositoryQuery>(client, Api::all(client.clone()), RUN_FINALIZER).await?;
+    let pods = without::<Pod>(client, Api::namespaced(client.clone(), namespace), SLOT_FINALIZER).await?;
+    Ok(backups + restores + queries + pods)
 }
 
-async fn without<K>(all: &Api<K>, finalizer: &str, of_namespace: impl Fn(&str) -> Api<K>) -> kube::Result<usize>
+async fn without<K>(client: &Client, all: Api<K>, finalizer: &str) -> kube::Result<usize>
 where
-    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
     let held = match all.list_metadata(&ListParams::default()).await {
         // The kind is gone, and all objects with it.
@@ -79,7 +80,7 @@ where
     for object in held.iter().filter(|object| object.finalizers().iter().any(|each| each == finalizer)) {
         let left: Vec<_> = object.finalizers().iter().filter(|each| *each != finalizer).collect();
         let patch = json!({"metadata": {"resourceVersion": object.resource_version(), "finalizers": left}});
-        let objects = of_namespace(&object.namespace().unwrap_or_default());
+        let objects: Api<K> = Api::namespaced(client.clone(), &object.namespace().unwrap_or_default());
         match objects.patch_metadata(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             // Somebody wrote in between: it is still held, and whoever calls tries again.

@@ -7,7 +7,7 @@ use super::run::{Phase, Reason, RunStatus};
 
 /// Brings the conditions in line with the rest; one that stays as it was keeps its time.
 pub fn set(status: &mut RunStatus, now: Timestamp) {
-    let is_stalled = status.phase == Phase::Failed || status.reason.is_some_and(needs_somebody);
+    let is_stalled = status.phase == Phase::Failed || is_stalled(status);
     let is_moving = !status.phase.is_end() && !is_stalled;
     let wanted = [("Ready", status.phase == Phase::Completed), ("Reconciling", is_moving), ("Stalled", is_stalled)];
     let reason = status.reason.map_or_else(|| format!("{:?}", status.phase), |reason| format!("{reason:?}"));
@@ -31,6 +31,12 @@ pub fn all(before: &[Condition], wanted: &[(&str, bool)], reason: &str, generati
         }
     };
     wanted.iter().map(condition).collect()
+}
+
+/// Whether it waits, and waiting alone does not help.
+#[must_use]
+pub fn is_stalled(status: &RunStatus) -> bool {
+    !status.phase.is_end() && status.reason.is_some_and(needs_somebody)
 }
 
 /// Waiting alone does not help.

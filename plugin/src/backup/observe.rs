@@ -10,6 +10,7 @@ use crate::api::external::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotCo
 use crate::api::mover_policy::{ClassRule, CopyMethod};
 use crate::api::run::{Phase, Reason};
 use crate::api::{RUN_LABEL, VolumeBackup};
+use crate::run::decide::is_bound;
 use crate::run::objects::Installation;
 use crate::run::observe::{Reader, RunSeen, is_made_since, takes_secrets_of_claims};
 use crate::{cluster, reach, run};
@@ -133,6 +134,8 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
     }
     if source.reader.is_over() || status.run.phase != Phase::Pending || seen.run.missing.is_none() {
         match seen.copy_method {
+            // Movers at work have what they read: nothing more is asked about it.
+            CopyMethod::Snapshot if status.run.phase == Phase::InProgress => {}
             CopyMethod::Snapshot => source.snapshots(&mut seen).await?,
             CopyMethod::Clone => source.clone(&mut seen).await?,
         }
@@ -163,8 +166,7 @@ impl Source<'_> {
             return Ok(());
         };
         let spec = claim.spec.clone().unwrap_or_default();
-        let is_bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
-        let (true, Some(volume_name)) = (is_bound, &spec.volume_name) else {
+        let Some(volume_name) = spec.volume_name.as_ref().filter(|_| is_bound(&claim)) else {
             seen.run.lacks(Reason::ClaimNotBound, format!("claim {name} is not bound to a volume"));
             return Ok(());
         };
@@ -271,12 +273,13 @@ impl Source<'_> {
     /// The claim that is made beside the one that is backed up, and its volume; also when the volume is our claim's by now.
     async fn clone(&self, seen: &mut Seen) -> kube::Result<()> {
         let claims = self.reader.theirs::<PersistentVolumeClaim>();
-        if !self.reader.is_over() {
+        let status = self.backup.status.as_ref();
+        if !self.reader.is_over() && status.is_none_or(|status| matches!(status.run.phase, Phase::Pending | Phase::Accepted)) {
             // Others look for it only when a mover may need it.
             self.reader.claim(&mut seen.run).await?;
         }
         let uid = self.backup.uid().unwrap_or_default();
-        let known = self.backup.status.as_ref().and_then(|status| status.snapshot.clone());
+        let known = status.and_then(|status| status.snapshot.clone());
         // Whoever may make claims there may take its name: it is known by what we wrote on it, and by its uid once recorded.
         let is_ours = |claim: &PersistentVolumeClaim| match known.as_ref().and_then(|known| known.claim.as_ref()) {
             Some(recorded) => claim.metadata.uid.as_ref() == Some(recorded),

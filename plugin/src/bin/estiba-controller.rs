@@ -1,4 +1,4 @@
-//! `estiba-controller`: makes backups happen. Two of them run, one works.
+//! `estiba-controller`: makes backups and restores happen, keeps schedules, answers questions. Two of them run, one works.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use plugin::lease::Leader;
 use plugin::run::objects::Installation;
 
 #[derive(Debug, Parser)]
-#[command(version, about = "Makes VolumeBackups happen")]
+#[command(version, about = "Makes backups and restores happen, keeps schedules, answers questions")]
 struct Args {
     #[command(subcommand)]
     command: Command,

@@ -40,6 +40,8 @@ const START: SignedDuration = SignedDuration::from_secs(120);
 const KEPT: SignedDuration = SignedDuration::from_mins(10);
 /// The largest answer that is read.
 const MAX_ANSWER_BYTES: i64 = 2 << 20;
+/// What becomes of a question without its mover.
+const MOVER_GONE: &str = "the mover that looked for the answer was ended, or its node is gone: ask again";
 /// Between two looks at something that does not tell us.
 const POLL: Duration = Duration::from_secs(2);
 /// Between two looks whether it is a question's turn.
@@ -85,7 +87,7 @@ pub async fn reconcile(client: &Client, installation: &Installation, name: &str,
     }))
 }
 
-/// Whether the question of a mover is still there.
+/// Ends a mover whose question is no longer there.
 ///
 /// # Errors
 /// Those of the API server.
@@ -170,7 +172,11 @@ impl Question<'_> {
         let mut pod = objects::query_pod(self.installation, &parts, ANSWER_SECS + START.as_secs());
         let whose = format!("{}/{}", self.query.namespace().unwrap_or_default(), self.query.name_any());
         pod.annotations_mut().insert(QUERY_ANNOTATION.to_owned(), whose);
-        if let Err(refusal) = create(&self.secrets(), &request).await?.and(create(&self.pods(), &pod).await?) {
+        let created = match create(&self.secrets(), &request).await? {
+            Ok(()) => create(&self.pods(), &pod).await?,
+            refused => refused,
+        };
+        if let Err(refusal) = created {
             return Ok(self.status(Phase::Failed, Reason::Refused, &refusal));
         }
         Ok(self.status(Phase::Pending, Reason::PodStarting, "the mover that looks for the answer is starting"))
@@ -193,7 +199,11 @@ impl Question<'_> {
         let state = PodState::of(pod);
         if let Some((_, ended)) = state.ended {
             if ended.exit_code == 0 {
-                return self.answer(pod).await;
+                return match self.answer(pod).await {
+                    // Its node has fallen silent, and will not hand out the log any more.
+                    Err(_) if is_late_or_leaving(pod) => Ok(self.status(Phase::Failed, Reason::MoverFailed, MOVER_GONE)),
+                    answered => answered,
+                };
             }
             let line = ended.message.as_deref().and_then(|message| last_said(message, &objects::run_text(&self.uid, 0)));
             let message = match line {
@@ -205,18 +215,14 @@ impl Question<'_> {
         if let Some(MoverSaid::Failed { message, .. } | MoverSaid::Disrupted(message)) = state.never_starts {
             return Ok(self.status(Phase::Failed, Reason::MoverFailed, &message));
         }
-        let since = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::now(), |since| since.0);
-        let age = Timestamp::now().duration_since(since);
-        if pod.metadata.deletion_timestamp.is_some() || age > START + SignedDuration::from_secs(ANSWER_SECS) {
-            let message = "the mover that looked for the answer was ended, or its node is gone: ask again";
-            return Ok(self.status(Phase::Failed, Reason::MoverFailed, message));
+        if is_late_or_leaving(pod) {
+            return Ok(self.status(Phase::Failed, Reason::MoverFailed, MOVER_GONE));
         }
         if state.is_running {
             return Ok(self.status(Phase::InProgress, Reason::Moving, "the mover is looking for the answer"));
         }
         let problem = state.problem.unwrap_or_else(|| "the mover that looks for the answer is starting".to_owned());
-        let is_late = age > START;
-        Ok(self.status(if is_late { Phase::Failed } else { Phase::Pending }, Reason::PodStarting, &problem))
+        Ok(self.status(if age(pod) > START { Phase::Failed } else { Phase::Pending }, Reason::PodStarting, &problem))
     }
 
     async fn answer(&self, pod: &Pod) -> kube::Result<RepositoryQueryStatus> {
@@ -240,6 +246,15 @@ impl Question<'_> {
         let phase_since = before.phase_since.filter(|_| before.phase == phase).or_else(|| Some(Time(Timestamp::now())));
         RepositoryQueryStatus { phase, reason: Some(reason), message: message.to_owned(), phase_since, ..RepositoryQueryStatus::default() }
     }
+}
+
+fn age(pod: &Pod) -> SignedDuration {
+    let since = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::now(), |since| since.0);
+    Timestamp::now().duration_since(since)
+}
+
+fn is_late_or_leaving(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() || age(pod) > START + SignedDuration::from_secs(ANSWER_SECS)
 }
 
 /// What the mover does: one entry more than is wanted tells that there are more.

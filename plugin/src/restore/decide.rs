@@ -13,7 +13,7 @@ use crate::api::VolumeRestoreStatus;
 use crate::api::run::{Phase, Reason};
 use crate::api::volume_restore::{RestoreResult, TargetSeen};
 use crate::cluster::GateView;
-use crate::run::decide::{Outcome, Pass, Plan, Start, Step, act, going, look_again};
+use crate::run::decide::{Outcome, Pass, Plan, Start, Step, act, going, is_bound, look_again};
 use crate::run::objects::Installation;
 use crate::run::{Act, Decision};
 
@@ -171,8 +171,4 @@ impl RestorePass<'_> {
 
 fn owner(volume: &PersistentVolume) -> Option<&str> {
     volume.spec.as_ref()?.claim_ref.as_ref()?.uid.as_deref()
-}
-
-fn is_bound(claim: &PersistentVolumeClaim) -> bool {
-    claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound")
 }

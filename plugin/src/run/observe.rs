@@ -171,7 +171,7 @@ impl<'a> Reader<'a> {
         if !self.is_over {
             self.repository(&mut seen, repository).await?;
         }
-        // Nothing was made yet, so nothing is asked for: thousands may wait for what somebody must give.
+        // Nothing was made yet, so nothing of it is asked for: thousands may wait for what somebody must give.
         if self.is_over || !matches!(self.status.phase, Phase::Pending | Phase::Accepted) {
             self.claim(&mut seen).await?;
         }

@@ -14,6 +14,7 @@ use crate::api::backup_schedule::{BackupScheduleStatus, ClaimSeen};
 use crate::api::run::Phase;
 use crate::api::volume_backup::{Source, Urgency};
 use crate::api::{BackupSchedule, RUN_LABEL, VolumeBackup, VolumeBackupSpec};
+use crate::run::decide::is_bound;
 
 /// Label of the runs of a schedule: its uid.
 pub const SCHEDULE_LABEL: &str = "estiba.dev/schedule";
@@ -56,10 +57,9 @@ pub fn decide(schedule: &BackupSchedule, claims: &[PersistentVolumeClaim], runs:
         status.trigger.clone_from(&spec.trigger);
         status.triggered = Some(Time(now));
     }
-    let is_bound = |claim: &&PersistentVolumeClaim| claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
     // A clone that stands beside its claim for a while is nobody's data.
     let is_theirs = |claim: &&PersistentVolumeClaim| !claim.labels().contains_key(RUN_LABEL);
-    let meant = claims.iter().filter(|claim| selector.matches(claim.labels())).filter(is_bound).filter(is_theirs);
+    let meant = claims.iter().filter(|claim| selector.matches(claim.labels())).filter(|claim| is_bound(claim)).filter(is_theirs);
     let before: BTreeMap<String, ClaimSeen> =
         std::mem::take(&mut status.claims).into_iter().map(|seen| (seen.claim.clone(), seen)).collect();
     // Looked up once: a claim's own times are these, later by what is its own.

@@ -1,11 +1,13 @@
 //! The state machine of a backup against a small world that does what it says: every step, in order, and every way out.
 use crate::backup_world::{World, failed, stored};
+use crate::common::installation;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::NodeSelector;
 use kube::ResourceExt;
 use plugin::api::run::{Phase, Reason};
 use plugin::api::volume_backup::Source;
-use plugin::backup::SourceVolume;
+use plugin::backup::{SourceVolume, decide};
+use plugin::cluster::GateView;
 use plugin::run::observe::Missing;
 use plugin::run::pod::{MoverSaid, PodSeen};
 
@@ -303,20 +305,23 @@ fn no_attempt_while_one_before_could_still_start() {
 
 #[test]
 fn cancelled_at_every_step_nothing_is_left() {
-    for steps in 0..40 {
-        let mut world = World::of_claim();
-        world.gate(true);
-        world.steps(steps);
-        world.seen.backup.spec.cancel = true;
-        world.settle();
-        world.pod_goes();
-        world.settle();
-        assert_eq!((world.status().phase, world.status().cleaned), (Phase::Canceled, true), "after {steps} steps");
-        assert!(
-            world.contents().next().is_none() && world.seen.run.claim.is_none() && world.seen.run.requests.is_empty(),
-            "after {steps} steps"
-        );
-        assert!(world.seen.snapshot.is_none() && world.seen.copied_snapshot.is_none(), "after {steps} steps");
+    for (what, world) in [("snapshot", World::of_claim as fn() -> World), ("clone", World::of_clone)] {
+        for steps in 0..40 {
+            let mut world = world();
+            world.gate(true);
+            world.steps(steps);
+            world.seen.backup.spec.cancel = true;
+            world.settle();
+            world.pod_goes();
+            world.settle();
+            let status = world.status();
+            assert_eq!((status.phase, status.cleaned), (Phase::Canceled, true), "{what}, after {steps} steps");
+            let (run, clone) = (&world.seen.run, &world.seen.clone);
+            assert_eq!((&run.claim, &run.volume, run.requests.len()), (&None, &None, 0), "{what}, after {steps} steps");
+            assert_eq!((&world.seen.snapshot, &world.seen.copied_snapshot), (&None, &None), "{what}, after {steps} steps");
+            assert!(world.contents().next().is_none(), "{what}, after {steps} steps");
+            assert_eq!((&clone.claim, &clone.volume), (&None, &None), "{what}, after {steps} steps");
+        }
     }
 }
 
@@ -375,22 +380,6 @@ fn a_clone_that_got_somebody_s_volume_leaves_it_alone() {
     assert_eq!(world.take_acts(), ["hold", "clone", "keep volume", "leave what is somebody's", "let go"]);
 }
 
-#[test]
-fn a_clone_cancelled_at_every_step_leaves_nothing() {
-    for steps in 0..40 {
-        let mut world = World::of_clone();
-        world.gate(true);
-        world.steps(steps);
-        world.seen.backup.spec.cancel = true;
-        world.settle();
-        world.pod_goes();
-        world.settle();
-        assert_eq!((world.status().phase, world.status().cleaned), (Phase::Canceled, true), "after {steps} steps");
-        let left = (&world.seen.run.claim, &world.seen.run.volume, &world.seen.clone.claim, &world.seen.clone.volume);
-        assert_eq!(left, (&None, &None, &None, &None), "after {steps} steps");
-    }
-}
-
 /// Whoever owns its namespace may remove it at any moment.
 #[test]
 fn a_clone_that_somebody_removes_leaves_no_volume() {
@@ -422,6 +411,12 @@ fn what_is_missing_is_waited_for() {
     world.seen.run.missing = Some(Missing { reason: Reason::ClaimMissing, message: "there is no claim data".to_owned() });
     world.settle();
     assert_eq!((world.take_acts(), world.status().reason), (vec!["hold"], Some(Reason::ClaimMissing)));
+    // The longer it lasts and the more wait, the more seldom they ask.
+    let mut again = |seconds: i64, stalled: usize| {
+        let gate = GateView { stalled, ..GateView::default() };
+        decide(&world.seen, &gate, &installation(), world.now + SignedDuration::from_secs(seconds)).again.unwrap().as_secs()
+    };
+    assert_eq!([again(0, 1), again(80, 1), again(10_000, 1), again(0, 1000), again(10_000, 5000)], [2, 10, 30, 20, 100]);
     world.seen.run.missing = None;
     world.gate(false);
     world.settle();

@@ -3,6 +3,8 @@
 //! A claim is cloned only within its namespace, and a pod mounts only claims of its own: so the clone is made there, and its
 //! volume is given to a claim of ours. It stays one volume all the time, and each mover of the run mounts it.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::ResourceExt;
 
@@ -12,7 +14,7 @@ use crate::api::volume_backup::VolumeSnapshotSeen;
 use crate::backup::objects;
 use crate::backup::observe::{CloneSeen, Seen};
 use crate::run::Act;
-use crate::run::decide::{Step, act, going, is_bound, reclaim_policy};
+use crate::run::decide::{Step, act, is_bound, look_again, reclaim_policy};
 use crate::run::objects::SELECTED_NODE;
 
 impl BackupPass<'_> {
@@ -71,7 +73,7 @@ impl BackupPass<'_> {
             content: volume.name_any(),
             claim: claim.metadata.uid.clone(),
         });
-        going()
+        look_again(Duration::ZERO)
     }
 
     /// The volume outlives the claim that it was made for; then it is our claim's, and no other's.

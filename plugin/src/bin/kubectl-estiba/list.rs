@@ -8,7 +8,6 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use plugin::api::repository_query::{FileEntry, FilesQuery, QuerySource, RepositoryQueryStatus, SnapshotEntry};
 use plugin::api::run::Phase;
@@ -16,7 +15,7 @@ use plugin::api::{RepositoryQuery, RepositoryQuerySpec, VolumeBackup};
 
 use crate::restore::point_in_time;
 use crate::show::short;
-use crate::{Error, repository_or_only};
+use crate::{Error, changes, repository_or_only};
 
 /// Entries of one answer: as many as fit well into an object.
 const PAGE: u32 = 500;
@@ -145,7 +144,12 @@ async fn ask(
         let mut query = RepositoryQuery::new("", spec.clone());
         query.metadata.name = None;
         query.metadata.generate_name = Some("query-".to_owned());
-        let name = queries.create(&PostParams::default(), &query).await?.name_any();
+        let created = queries.create(&PostParams::default(), &query).await?;
+        let name = created.name_any();
+        if spec.files.is_none() && spec.source.before.is_none() {
+            // All pages are of what was there when the first one was asked for.
+            spec.source.before.clone_from(&created.metadata.creation_timestamp);
+        }
         let answer = tokio::select! {
             answer = answer(&queries, &name) => answer,
             _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
@@ -173,16 +177,10 @@ async fn ask(
 }
 
 async fn answer(queries: &Api<RepositoryQuery>, name: &str) -> Result<RepositoryQueryStatus, Error> {
-    let mut changes = pin!(watcher::watch_object(queries.clone(), name).default_backoff());
+    let mut changes = pin!(changes(queries.clone(), name));
     let mut said = String::new();
     while let Some(change) = changes.next().await {
-        let change = match change {
-            Ok(change) => change,
-            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.is_forbidden() => return Err(status.message.into()),
-            // The watch goes on by itself: an API server that is away for a while is no end.
-            Err(_) => continue,
-        };
-        let status = change.ok_or("the question was removed before it was answered")?.status.unwrap_or_default();
+        let status = change?.ok_or("the question was removed before it was answered")?.status.unwrap_or_default();
         match status.phase {
             Phase::Completed => return Ok(status),
             Phase::Failed => return Err(status.message.into()),

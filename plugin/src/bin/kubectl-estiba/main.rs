@@ -7,11 +7,14 @@ mod show;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use futures::{Stream, StreamExt};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config, ResourceExt};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Config, Resource, ResourceExt};
 use plugin::api::volume_backup::{Source, Urgency};
 use plugin::api::{BackupSchedule, Repository, VolumeBackup, VolumeBackupSpec, VolumeRestore};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 /// What went wrong, in words.
@@ -167,11 +170,29 @@ fn name_part(claim: &str) -> String {
     format!("{}-", claim.chars().take(MAX_NAME_PART).collect::<String>())
 }
 
+/// What becomes of an object: none where it is gone. It ends only with a refusal.
+fn changes<K>(objects: Api<K>, name: &str) -> impl Stream<Item = Result<Option<K>, Error>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    watcher::watch_object(objects, name).default_backoff().filter_map(|change| async {
+        match change {
+            Ok(change) => Some(Ok(change)),
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.is_forbidden() => Some(Err(status.message.into())),
+            // The watch goes on by itself: an API server that is away for a while is no end.
+            Err(_) => None,
+        }
+    })
+}
+
 async fn repository_or_only(client: &Client, named: Option<String>) -> Result<String, Error> {
     if let Some(name) = named {
         return Ok(name);
     }
-    let repositories = Api::<Repository>::all(client.clone()).list(&ListParams::default()).await?.items;
+    let repositories = match Api::<Repository>::all(client.clone()).list(&ListParams::default()).await {
+        Err(kube::Error::Api(status)) if status.is_forbidden() => return Err("you may not list Repositories: say --repository".into()),
+        listed => listed?.items,
+    };
     match repositories.as_slice() {
         [one] => Ok(one.name_any()),
         [] => Err("there is no Repository: make one first".into()),

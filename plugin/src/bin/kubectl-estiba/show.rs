@@ -6,13 +6,12 @@ use std::process::ExitCode;
 
 use futures::StreamExt;
 use kube::api::ListParams;
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use plugin::api::run::Phase;
 use plugin::api::{RunStatus, VolumeBackup, VolumeRestore};
 use plugin::run::Run;
 
-use crate::Error;
+use crate::{Error, changes};
 
 /// What a run has to show in its end.
 pub(crate) trait Result: Run {
@@ -35,16 +34,10 @@ impl Result for VolumeRestore {
 /// Prints what changes; on a terminal progress stays in its line.
 pub(crate) async fn follow<K: Result>(runs: Api<K>, name: &str) -> std::result::Result<ExitCode, Error> {
     let is_terminal = std::io::stdout().is_terminal();
-    let mut changes = pin!(watcher::watch_object(runs, name).default_backoff());
+    let mut changes = pin!(changes(runs, name));
     let mut last = String::new();
     while let Some(change) = changes.next().await {
-        let change = match change {
-            Ok(change) => change,
-            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.is_forbidden() => return Err(status.message.into()),
-            // The watch goes on by itself: an API server that is away for a while is no end.
-            Err(_) => continue,
-        };
-        let Some(run) = change else { return Err(format!("{}/{name} is not there", K::kind(&()).to_lowercase()).into()) };
+        let Some(run) = change? else { return Err(format!("{}/{name} is not there", K::kind(&()).to_lowercase()).into()) };
         let status = run.run_status().cloned().unwrap_or_default();
         let text = line(&status, run.snapshot());
         if text != last {

@@ -20,9 +20,11 @@ use crate::cluster::GateView;
 
 /// Between two looks at something that does not tell us.
 const POLL: Duration = Duration::from_secs(2);
-/// Between two looks at what somebody must give: at first, and at last.
+/// Between two looks at what somebody must give, while few wait: at first, and at last.
 const ASK_AT_FIRST: SignedDuration = SignedDuration::from_secs(2);
 const ASK_AT_LAST: SignedDuration = SignedDuration::from_secs(30);
+/// Looks a second at all runs together that have not begun for want of it: many are looked at more seldom than that.
+const ASKED_A_SECOND: usize = 50;
 /// What Velero puts on what it restores, as a label or an annotation.
 const VELERO_RESTORE: &str = "velero.io/restore-name";
 
@@ -67,6 +69,31 @@ pub enum Act {
     Fence,
     /// The filled volume belongs to this claim from now on.
     Rebind(PersistentVolume, PersistentVolumeClaim),
+}
+
+impl Act {
+    /// In a word.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer => "AddFinalizer",
+            Self::RemoveFinalizer => "RemoveFinalizer",
+            Self::CreateSnapshot(_) => "CreateSnapshot",
+            Self::CreateContent(_) => "CreateContent",
+            Self::SetDeletionPolicy { .. } => "SetDeletionPolicy",
+            Self::DeleteSnapshot(_) => "DeleteSnapshot",
+            Self::DeleteContent(_) => "DeleteContent",
+            Self::CreateClaim(_) => "CreateClaim",
+            Self::SelectNode(..) => "SelectNode",
+            Self::GiveUpVolume(_) => "GiveUpVolume",
+            Self::KeepVolume(_) => "KeepVolume",
+            Self::DeleteClaim(_) => "DeleteClaim",
+            Self::CreateRequest(_) => "CreateRequest",
+            Self::CreatePod(_) => "CreatePod",
+            Self::Fence => "Fence",
+            Self::Rebind(..) => "Rebind",
+        }
+    }
 }
 
 /// What comes of a pass.
@@ -297,10 +324,11 @@ impl<'a> Pass<'a> {
         self.wait(reason, message, POLL)
     }
 
-    /// The longer it lasts, the more seldom it is asked for.
+    /// The longer it lasts, and the more wait beside it, the more seldom it is asked for.
     fn patience(&self) -> SignedDuration {
         let since = self.status.phase_since.as_ref().map_or(self.now, |since| since.0);
-        (self.now.duration_since(since) / 8).clamp(ASK_AT_FIRST, ASK_AT_LAST)
+        let turn = SignedDuration::from_secs(i64::try_from(self.gate.stalled / ASKED_A_SECOND).unwrap_or(i64::MAX));
+        (self.now.duration_since(since) / 8).clamp(ASK_AT_FIRST, ASK_AT_LAST).max(turn)
     }
 
     /// Whether the phase lasts that many seconds.
