@@ -18,19 +18,15 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
-use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Config, Controller, PredicateConfig, WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
-use serde_json::json;
 
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::repository::RepositoryStatus;
 use crate::api::run::{Phase, Reason};
-use crate::api::{
-    BackupSchedule, MANAGED_LABEL, MoverPolicy, RUN_LABEL, Repository, RepositoryQuery, VolumeBackup, VolumeRestore, conditions,
-};
+use crate::api::{BackupSchedule, MANAGED_LABEL, MoverPolicy, RUN_LABEL, RepositoryQuery, VolumeBackup, VolumeRestore, conditions};
 use crate::cluster::{self, Cluster};
 use crate::keeper;
 use crate::query;
@@ -294,11 +290,12 @@ async fn reconcile<K: Run>(run: Arc<K>, context: Arc<Context>) -> kube::Result<A
         let turn = if asks { Some(context.turn.lock().await) } else { None };
         let gate = context.cluster.view(&current);
         let decision = K::decide(&seen, &gate, &context.installation, Timestamp::now());
+        // Before the run is over: then nobody looks at its Repository any more.
+        know_repository(&context, seen.as_ref()).await?;
         // Before its finalizer is there, nothing is known that is worth a write.
         let is_new = matches!(decision.act, Some(Act::AddFinalizer));
         let recorded = if is_new { current } else { record(&context, &runs, &current, &decision.status).await? };
         drop(turn);
-        know_repository(&context, seen.as_ref()).await?;
         context.failures.lock().expect("no holder panics").remove(&run.uid().unwrap_or_default());
         match (decision.act, decision.again) {
             (Some(act), _) => {
@@ -340,9 +337,8 @@ async fn know_repository(context: &Context, seen: &RunSeen) -> kube::Result<()> 
     if repository.status.as_ref().is_some_and(|known| known.id.is_some()) {
         return Ok(());
     }
-    let status = json!({"status": RepositoryStatus { id: Some(summary.repository_id.clone()) }});
-    let repositories = Api::<Repository>::all(context.client.clone());
-    repositories.patch_status(&repository.name_any(), &PatchParams::default(), &Patch::Merge(status)).await.map(drop)
+    let status = RepositoryStatus { id: Some(summary.repository_id.clone()) };
+    run::apply_status(&Api::all(context.client.clone()), repository, &status).await.map(drop)
 }
 
 /// What the API server will not have is said in the status: a quota, an admission rule, a field.

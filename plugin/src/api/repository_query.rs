@@ -6,8 +6,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::NAME;
 use super::run::{Phase, Reason};
+use super::volume_restore::StoredSource;
 
 /// A question about what is stored. Without `files` the answer is a list of snapshots, the newest first; with it, what is in
 /// one of them. The object goes by itself a while after its answer.
@@ -37,8 +37,8 @@ use super::run::{Phase, Reason};
 pub struct RepositoryQuerySpec {
     /// The Repository that is asked.
     pub repository: String,
-    /// What it is asked about.
-    pub source: QuerySource,
+    /// What was stored of a claim; without one, of all claims of the namespace.
+    pub source: StoredSource,
     /// List what is in the newest snapshot that is meant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<FilesQuery>,
@@ -54,32 +54,6 @@ pub struct RepositoryQuerySpec {
 
 const fn five_hundred() -> u32 {
     500
-}
-
-/// What was stored of a claim; without one, of all claims of the namespace.
-#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct QuerySource {
-    /// Name of the claim whose data it was.
-    #[schemars(regex(pattern = NAME))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub claim: Option<String>,
-    /// Id of the snapshot in the repository, or its first digits.
-    #[schemars(regex(pattern = "^[0-9a-f]{6,64}$"))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<String>,
-    /// Only what is not younger.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub before: Option<Time>,
-    /// Namespace of the claim, if it is another one: the Repository must allow that.
-    #[schemars(regex(pattern = NAME))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    /// Name of the cluster that made the snapshot; otherwise this one. For another cluster's the Repository must say
-    /// `restores.byName`.
-    #[schemars(regex(pattern = "^[A-Za-z0-9][^ ]{0,252}$"))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cluster: Option<String>,
 }
 
 /// Which files.

@@ -65,6 +65,15 @@ pub struct RestoreSource {
     #[schemars(regex(pattern = NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
+    /// Or what the repository has.
+    #[serde(flatten)]
+    pub stored: StoredSource,
+}
+
+/// What a repository has of a claim: the snapshot with that id, or the newest, or the newest that is not younger than a time.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StoredSource {
     /// Name of the claim whose data it was.
     #[schemars(regex(pattern = NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +82,7 @@ pub struct RestoreSource {
     #[schemars(regex(pattern = "^[0-9a-f]{6,64}$"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
-    /// The newest that is not younger.
+    /// Only what is not younger.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Time>,
     /// Namespace of the claim, if it is another one: the Repository must allow that.

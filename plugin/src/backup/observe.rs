@@ -128,25 +128,28 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
     if is_before && seen.run.missing.is_none() && status.snapshot.is_none() {
         source.claim(&mut seen).await?;
     }
-    let storage_class = status.snapshot.as_ref().map_or(&seen.volume.storage_class, |snapshot| &snapshot.storage_class);
-    if let Some(rule) = seen.run.policy.classes.iter().find(|rule| Some(&rule.storage_class) == storage_class.as_ref()) {
-        seen.class_rule = rule.clone();
-    }
     if source.reader.is_over() || status.run.phase != Phase::Pending || seen.run.missing.is_none() {
         match seen.copy_method {
             // Movers at work have what they read: nothing more is asked about it.
             CopyMethod::Snapshot if status.run.phase == Phase::InProgress => {}
             CopyMethod::Snapshot => source.snapshots(&mut seen).await?,
-            CopyMethod::Clone => source.clone(&mut seen).await?,
+            CopyMethod::Clone if is_before || source.reader.is_over() => source.clone(&mut seen).await?,
+            CopyMethod::Clone => {}
         }
-        let is_begun = seen.snapshot.is_some() || seen.clone.claim.is_some();
-        if status.run.phase == Phase::Pending && !source.reader.is_over() && !is_begun {
-            if backup.spec.source.claim.is_some() {
-                seen.copy_method = seen.class_rule.copy_method;
-            }
-            if seen.copy_method == CopyMethod::Snapshot {
-                source.class(&mut seen).await?;
-            }
+    }
+    // Of a snapshot that somebody else made, the class is known by now.
+    let storage_class = status.snapshot.as_ref().map_or(&seen.volume.storage_class, |snapshot| &snapshot.storage_class);
+    if let Some(rule) = seen.run.policy.classes.iter().find(|rule| Some(&rule.storage_class) == storage_class.as_ref()) {
+        seen.class_rule = rule.clone();
+    }
+    let is_of_claim = backup.spec.source.claim.is_some();
+    let is_begun = seen.copy.is_some() || seen.clone.claim.is_some() || (is_of_claim && seen.snapshot.is_some());
+    if is_before && seen.run.missing.is_none() && !is_begun && (!is_of_claim || status.run.phase == Phase::Pending) {
+        if is_of_claim {
+            seen.copy_method = seen.class_rule.copy_method;
+        }
+        if seen.copy_method == CopyMethod::Snapshot {
+            source.class(&mut seen).await?;
         }
     }
     Ok(seen)
@@ -273,13 +276,12 @@ impl Source<'_> {
     /// The claim that is made beside the one that is backed up, and its volume; also when the volume is our claim's by now.
     async fn clone(&self, seen: &mut Seen) -> kube::Result<()> {
         let claims = self.reader.theirs::<PersistentVolumeClaim>();
-        let status = self.backup.status.as_ref();
-        if !self.reader.is_over() && status.is_none_or(|status| matches!(status.run.phase, Phase::Pending | Phase::Accepted)) {
+        if !self.reader.is_over() {
             // Others look for it only when a mover may need it.
             self.reader.claim(&mut seen.run).await?;
         }
         let uid = self.backup.uid().unwrap_or_default();
-        let known = status.and_then(|status| status.snapshot.clone());
+        let known = self.backup.status.as_ref().and_then(|status| status.snapshot.clone());
         // Whoever may make claims there may take its name: it is known by what we wrote on it, and by its uid once recorded.
         let is_ours = |claim: &PersistentVolumeClaim| match known.as_ref().and_then(|known| known.claim.as_ref()) {
             Some(recorded) => claim.metadata.uid.as_ref() == Some(recorded),

@@ -18,7 +18,6 @@ use serde_json::json;
 
 use crate::api::repository_query::RepositoryQueryStatus;
 use crate::api::run::{Attempt, Phase, Reason};
-use crate::api::volume_restore::RestoreSource;
 use crate::api::{RUN_FINALIZER, RUN_LABEL, RepositoryQuery};
 use crate::cluster;
 use crate::restore::Origin;
@@ -149,8 +148,8 @@ impl Question<'_> {
         let reader = Reader::of_query(self.client, self.installation, self.query);
         let mut seen = RunSeen { policy: cluster::policy(self.client).await?, ..RunSeen::default() };
         reader.repository(&mut seen, &self.query.spec.repository).await?;
-        let source = self.source();
-        let asked = Asked { source: &source, began: self.query.metadata.creation_timestamp.as_ref(), known: None };
+        let source = &self.query.spec.source;
+        let asked = Asked { backup: None, source, began: self.query.metadata.creation_timestamp.as_ref(), known: None };
         let origin = origin::find(&reader, self.installation, &mut seen, &asked).await?;
         if let Some(missing) = seen.missing {
             return Ok(self.status(Phase::Failed, missing.reason, &missing.message));
@@ -180,19 +179,6 @@ impl Question<'_> {
             return Ok(self.status(Phase::Failed, Reason::Refused, &refusal));
         }
         Ok(self.status(Phase::Pending, Reason::PodStarting, "the mover that looks for the answer is starting"))
-    }
-
-    /// The same as a restore would ask for.
-    fn source(&self) -> RestoreSource {
-        let source = self.query.spec.source.clone();
-        RestoreSource {
-            backup: None,
-            claim: source.claim,
-            snapshot: source.snapshot,
-            before: source.before,
-            namespace: source.namespace,
-            cluster: source.cluster,
-        }
     }
 
     async fn hear(&self, pod: &Pod) -> kube::Result<RepositoryQueryStatus> {

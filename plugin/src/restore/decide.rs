@@ -46,10 +46,10 @@ impl RestorePass<'_> {
             (Start::Work | Start::Cancel, Phase::Binding) => return self.bind(),
             (Start::Cancel, _) => self.run.cancel(),
             (Start::Work, Phase::Prepared | Phase::DatamoverDeploying | Phase::InProgress) => {
-                if let Err(why) = self.target() {
-                    return self.run.fail(Reason::ClaimMissing, &why);
-                }
-                let Some(plan) = self.plan() else { return self.run.wait_for_somebody(Reason::ClaimMissing, "the claim is not known") };
+                let plan = match self.target() {
+                    Ok((_, target)) => self.plan(target),
+                    Err(why) => return self.run.fail(Reason::ClaimMissing, &why),
+                };
                 if self.run.status.phase == Phase::Prepared {
                     return self.run.wait_for_slot(&plan);
                 }
@@ -86,30 +86,28 @@ impl RestorePass<'_> {
         self.status.path = Some(self.seen.origin.path.clone());
         self.status.snapshot_id.clone_from(&self.seen.origin.snapshot_id);
         self.run.enter(Phase::Prepared, Reason::WaitingForSlot, "waiting for a slot");
-        match self.plan() {
-            Some(plan) => self.run.wait_for_slot(&plan),
-            None => going(),
-        }
+        look_again(Duration::ZERO)
     }
 
-    fn plan(&self) -> Option<Plan> {
-        let target = self.status.target.as_ref()?;
-        Some(Plan {
+    fn plan(&self, target: &TargetSeen) -> Plan {
+        Plan {
             claim: objects::claim(&self.run.uid, self.run.installation, target),
             is_renewable: true,
             topology: self.seen.class.as_ref().and_then(|class| objects::topology(class, self.seen.selected_node.as_deref())),
             job: objects::job(&self.seen.origin, self.status.snapshot_id.as_deref(), target),
-        })
+        }
     }
 
-    /// The very claim that the run began with, or why it is not.
-    fn target(&self) -> Result<&PersistentVolumeClaim, String> {
+    /// The very claim that the run began with, and what it was then; or why it is not.
+    fn target(&self) -> Result<(&PersistentVolumeClaim, &TargetSeen), String> {
         let name = &self.seen.restore.spec.claim;
-        let uid = self.status.target.as_ref().map(|target| target.uid.as_str());
-        match &self.seen.target {
-            Some(target) if target.metadata.uid.as_deref() == uid => Ok(target),
-            Some(_) => Err(format!("claim {name} was removed and made again while it was being filled: make a new VolumeRestore for it")),
-            None => Err(format!("claim {name} was removed while it was being filled")),
+        let known = self.status.target.as_ref().zip(self.seen.target.as_ref());
+        match (&self.seen.target, known) {
+            (Some(_), Some((then, now))) if now.metadata.uid.as_deref() == Some(&then.uid) => Ok((now, then)),
+            (Some(_), _) => {
+                Err(format!("claim {name} was removed and made again while it was being filled: make a new VolumeRestore for it"))
+            }
+            (None, _) => Err(format!("claim {name} was removed while it was being filled")),
         }
     }
 
@@ -134,7 +132,7 @@ impl RestorePass<'_> {
             return step;
         }
         let target = match self.target() {
-            Ok(target) => target.clone(),
+            Ok((target, _)) => target.clone(),
             Err(why) => return self.run.fail(Reason::ClaimMissing, &why),
         };
         let Some(volume) = &self.seen.filled else {
@@ -163,7 +161,7 @@ impl RestorePass<'_> {
 
     /// The volume belongs to the claim that waits, and nobody has bound it yet.
     fn is_between(&self) -> bool {
-        let Ok(target) = self.target() else { return false };
+        let Ok((target, _)) = self.target() else { return false };
         let is_theirs = self.seen.filled.as_ref().is_some_and(|volume| owner(volume) == target.metadata.uid.as_deref());
         is_theirs && self.seen.run.claim.is_some() && !is_bound(target)
     }

@@ -60,11 +60,12 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
             None => None,
         };
     }
-    if reader.is_over() || matches!(status.run.phase, Phase::Binding | Phase::Canceling) {
+    if reader.is_over() || matches!(status.run.phase, Phase::InProgress | Phase::Binding | Phase::Canceling) {
         return Ok(seen);
     }
     let asked = Asked {
-        source: &seen.restore.spec.source,
+        backup: seen.restore.spec.source.backup.as_deref(),
+        source: &seen.restore.spec.source.stored,
         began: seen.restore.metadata.creation_timestamp.as_ref(),
         known: status.path.clone().zip(status.snapshot_id.clone()),
     };

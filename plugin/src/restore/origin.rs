@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use crate::api::run::{Phase, Reason};
-use crate::api::volume_restore::RestoreSource;
+use crate::api::volume_restore::StoredSource;
 use crate::api::{Repository, VolumeBackup};
 use crate::backup::objects::{namespace_tag, path};
 use crate::run::objects::Installation;
@@ -41,8 +41,10 @@ impl Origin {
 /// What was asked for.
 #[derive(Debug)]
 pub struct Asked<'a> {
-    /// By whoever asks.
-    pub source: &'a RestoreSource,
+    /// What a VolumeBackup of that name stored.
+    pub backup: Option<&'a str>,
+    /// Or this.
+    pub source: &'a StoredSource,
     /// When.
     pub began: Option<&'a Time>,
     /// Path and snapshot of a VolumeBackup that was seen before.
@@ -91,13 +93,9 @@ pub async fn find(reader: &Reader<'_>, installation: &Installation, run: &mut Ru
         };
         origin.tag = Some(namespace_tag(&uid));
     }
-    match (&source.backup, &source.claim) {
-        (Some(backup), _) => of_backup(reader, run, &mut origin, asked, backup).await?,
-        (None, Some(claim)) => origin.path = format!("/{from}/{claim}"),
-        (None, None) => {}
-    }
-    if source.backup.is_none() {
-        of_source(&mut origin, asked, installation);
+    match asked.backup {
+        Some(backup) => of_backup(reader, run, &mut origin, asked, backup).await?,
+        None => of_source(&mut origin, &from, asked, installation),
     }
     Ok(origin)
 }
@@ -137,8 +135,9 @@ async fn of_backup(reader: &Reader<'_>, run: &mut RunSeen, origin: &mut Origin, 
     Ok(())
 }
 
-fn of_source(origin: &mut Origin, asked: &Asked<'_>, installation: &Installation) {
+fn of_source(origin: &mut Origin, from: &str, asked: &Asked<'_>, installation: &Installation) {
     let source = asked.source;
+    origin.path = source.claim.as_ref().map(|claim| format!("/{from}/{claim}")).unwrap_or_default();
     origin.snapshot_id.clone_from(&source.snapshot);
     origin.host.clone_from(&source.cluster);
     if source.snapshot.is_none() {

@@ -231,7 +231,9 @@ impl<'a> Reader<'a> {
             return Ok(());
         };
         let spec = claim.spec.clone().unwrap_or_default();
-        if let Some(class) = &spec.storage_class_name {
+        // Where a mover may run is settled, once it does.
+        let is_settled = self.status.phase == Phase::InProgress;
+        if let Some(class) = spec.storage_class_name.as_ref().filter(|_| !is_settled) {
             seen.binds_late = self.binds_late(class).await?;
         }
         let Some(volume_name) = &spec.volume_name else {
@@ -244,7 +246,7 @@ impl<'a> Reader<'a> {
             Some(volume) if is_made_since(&volume, self.since.as_ref()) => seen.volume = Some(volume),
             foreign => seen.foreign_volume = foreign,
         }
-        if let (Some(selector), Some(attempt)) = (seen.claim_topology(), &self.status.attempt) {
+        if let (Some(selector), Some(attempt), false) = (seen.claim_topology(), &self.status.attempt, is_settled) {
             let node = self.all::<Node>().get_opt(&attempt.node).await?;
             seen.is_elsewhere = node.is_some_and(|node| !reach::selects(selector, &attempt.node, node.labels()));
         }

@@ -305,7 +305,9 @@ fn no_attempt_while_one_before_could_still_start() {
 
 #[test]
 fn cancelled_at_every_step_nothing_is_left() {
-    for (what, world) in [("snapshot", World::of_claim as fn() -> World), ("clone", World::of_clone)] {
+    let late_clone = || World { is_cloned_at_once: false, ..World::of_clone() };
+    let worlds = [("snapshot", World::of_claim as fn() -> World), ("clone", World::of_clone), ("late clone", late_clone)];
+    for (what, world) in worlds {
         for steps in 0..40 {
             let mut world = world();
             world.gate(true);
@@ -412,7 +414,7 @@ fn what_is_missing_is_waited_for() {
     world.settle();
     assert_eq!((world.take_acts(), world.status().reason), (vec!["hold"], Some(Reason::ClaimMissing)));
     // The longer it lasts and the more wait, the more seldom they ask.
-    let mut again = |seconds: i64, stalled: usize| {
+    let again = |seconds: i64, stalled: usize| {
         let gate = GateView { stalled, ..GateView::default() };
         decide(&world.seen, &gate, &installation(), world.now + SignedDuration::from_secs(seconds)).again.unwrap().as_secs()
     };
@@ -421,6 +423,16 @@ fn what_is_missing_is_waited_for() {
     world.gate(false);
     world.settle();
     assert_eq!(world.status().phase, Phase::Prepared);
+}
+
+#[test]
+fn a_claim_that_goes_while_its_data_is_taken_ends_the_run() {
+    let mut world = World::of_claim();
+    world.steps(2);
+    assert_eq!(world.status().phase, Phase::Accepted);
+    world.seen.run.missing = Some(Missing { reason: Reason::ClaimMissing, message: "there is no claim data".to_owned() });
+    world.settle();
+    assert_eq!((world.status().phase, world.status().reason, world.status().cleaned), (Phase::Failed, Some(Reason::ClaimMissing), true));
 }
 
 #[test]

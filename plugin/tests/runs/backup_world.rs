@@ -110,7 +110,7 @@ impl World {
 
     pub(crate) fn act(&mut self, act: Act) {
         let seen = &mut self.seen;
-        let act_name = if matches!(act, Act::KeepVolume(_)) { "keep volume" } else { "give up volume" };
+        let keeps = matches!(act, Act::KeepVolume(_));
         let name = match act {
             Act::AddFinalizer => {
                 seen.backup.finalizers_mut().push(plugin::api::RUN_FINALIZER.to_owned());
@@ -168,11 +168,11 @@ impl World {
             Act::CreateClaim(mut claim) => {
                 if claim.namespace().as_deref() == Some("shop") {
                     claim.metadata.uid = Some("clone".to_owned());
-                    let volume = volume_of("clone");
+                    let volume = self.is_cloned_at_once.then(|| volume_of("clone"));
                     claim.status = self.is_cloned_at_once.then(bound);
                     let is_foreign = self.is_foreign;
                     let node = Some("node".to_owned());
-                    seen.clone = CloneSeen { claim: Some(claim), volume: Some(volume), is_foreign, problem: None, node };
+                    seen.clone = CloneSeen { claim: Some(claim), volume, is_foreign, problem: None, node };
                     self.acts.push("clone");
                     return;
                 }
@@ -186,14 +186,15 @@ impl World {
                 let clone = seen.clone.claim.as_mut().unwrap();
                 clone.annotations_mut().insert("volume.kubernetes.io/selected-node".to_owned(), node);
                 clone.status = Some(bound());
+                seen.clone.volume = Some(volume_of("clone"));
                 "select node"
             }
             Act::SelectNode(..) => "select node",
             Act::GiveUpVolume(volume) | Act::KeepVolume(volume) if owner(&volume) == "clone" => {
-                let policy = if matches!(act_name, "keep volume") { "Retain" } else { "Delete" };
+                let policy = if keeps { "Retain" } else { "Delete" };
                 let volume = seen.clone.volume.as_mut().unwrap();
                 volume.spec.as_mut().unwrap().persistent_volume_reclaim_policy = Some(policy.to_owned());
-                act_name
+                if keeps { "keep volume" } else { "give up volume" }
             }
             Act::GiveUpVolume(_) => {
                 seen.run.volume.as_mut().unwrap().spec.as_mut().unwrap().persistent_volume_reclaim_policy = Some("Delete".to_owned());

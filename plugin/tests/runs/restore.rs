@@ -7,7 +7,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use plugin::api::run::{Phase, Reason};
-use plugin::api::volume_restore::RestoreSource;
+use plugin::api::volume_restore::{RestoreSource, StoredSource};
 use plugin::api::{VolumeRestore, VolumeRestoreSpec, VolumeRestoreStatus};
 use plugin::cluster::GateView;
 use plugin::gate::Grant;
@@ -33,7 +33,8 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let source = RestoreSource { claim: Some("data".to_owned()), ..RestoreSource::default() };
+        let stored = StoredSource { claim: Some("data".to_owned()), ..StoredSource::default() };
+        let source = RestoreSource { backup: None, stored };
         let spec =
             VolumeRestoreSpec { repository: "main".to_owned(), source, claim: "again".to_owned(), accept_incomplete: false, cancel: false };
         let mut restore = VolumeRestore::new("run", spec);
@@ -147,13 +148,42 @@ impl World {
         self.acts.push(name);
     }
 
-    /// Kubernetes binds the claim to the volume that is its own by now.
+    /// Kubernetes binds the claim to the volume that is its own by now; a volume whose claim is gone goes the way of its class.
     fn binder_runs(&mut self) {
         let owner = self.volume.as_ref().and_then(|volume| volume.spec.as_ref()?.claim_ref.as_ref()?.uid.clone());
         if owner.as_deref() == Some("target") {
             let target = self.seen.target.as_mut().unwrap();
+            if target.metadata.uid.as_deref() != Some("target") {
+                self.volume = None;
+                return;
+            }
             target.spec.as_mut().unwrap().volume_name = Some("pv".to_owned());
             target.status.as_mut().unwrap().phase = Some("Bound".to_owned());
+        }
+    }
+
+    /// So many steps of the whole way, with whatever others do meanwhile.
+    fn go_on(&mut self, steps: usize) {
+        for step in 0..steps {
+            if self.phase() == Phase::InProgress {
+                self.mover_says(restored(0));
+            }
+            if self.phase() == Phase::Binding && step % 2 == 0 {
+                self.pod_goes();
+            }
+            self.step();
+            if step % 3 == 0 {
+                self.binder_runs();
+            }
+        }
+    }
+
+    /// What it comes to in the end.
+    fn come_to_rest(&mut self) {
+        for _ in 0..5 {
+            self.settle();
+            self.pod_goes();
+            self.binder_runs();
         }
     }
 
@@ -234,6 +264,17 @@ fn what_is_not_whole_is_given_up_unless_it_is_accepted() {
 }
 
 #[test]
+fn one_that_is_cancelled_begins_no_second_attempt() {
+    let mut world = World::new();
+    world.settle();
+    world.seen.restore.spec.cancel = true;
+    world.mover_says(restored(3));
+    world.come_to_rest();
+    assert_eq!((world.phase(), world.status().run.attempts), (Phase::Canceled, 1));
+    world.assert_clean("cancelled");
+}
+
+#[test]
 fn a_second_mover_gets_a_fresh_volume() {
     let mut world = World::new();
     world.settle();
@@ -260,22 +301,24 @@ fn what_is_missing_is_waited_for() {
 /// Whenever the claim goes, the run ends, says so, and leaves nothing.
 #[test]
 fn the_claim_is_removed_at_every_step() {
-    for steps in 1..12 {
+    let mut phases = std::collections::BTreeSet::new();
+    for steps in 1..40 {
         let mut world = World::new();
-        for _ in 0..steps {
-            world.step();
-        }
-        if world.status().target.is_none() {
+        world.go_on(steps);
+        if world.status().target.is_none() || world.phase() == Phase::Completed {
             continue;
         }
-        let uid = world.seen.target.as_mut().unwrap();
-        uid.metadata.uid = Some("another".to_owned());
-        world.settle();
-        world.pod_goes();
-        world.settle();
+        phases.insert(format!("{:?}", world.phase()));
+        // Another of that name, that nobody has filled.
+        let target = world.seen.target.as_mut().unwrap();
+        target.metadata.uid = Some("another".to_owned());
+        target.spec.as_mut().unwrap().volume_name = None;
+        target.status.as_mut().unwrap().phase = Some("Pending".to_owned());
+        world.come_to_rest();
         assert_eq!((world.phase(), world.status().run.reason), (Phase::Failed, Some(Reason::ClaimMissing)), "after {steps} steps");
         world.assert_clean(&format!("after {steps} steps"));
     }
+    assert_eq!(phases.into_iter().collect::<Vec<_>>(), ["Binding", "DatamoverDeploying", "InProgress", "Prepared"]);
 }
 
 /// Cancelled or deleted after any step: nothing of ours is left, and the claim is either whole or empty.
@@ -285,28 +328,13 @@ fn stopped_at_every_step_the_claim_is_whole_or_empty() {
         for steps in 0..40 {
             let mut world = World::new();
             let when = format!("deleted: {is_deleted}, after {steps} steps");
-            for step in 0..steps {
-                if world.phase() == Phase::InProgress {
-                    world.mover_says(restored(0));
-                }
-                if world.phase() == Phase::Binding && step % 2 == 0 {
-                    world.pod_goes();
-                }
-                world.step();
-                if step % 3 == 0 {
-                    world.binder_runs();
-                }
-            }
+            world.go_on(steps);
             if is_deleted {
                 world.seen.restore.metadata.deletion_timestamp = Some(Time(world.now));
             } else {
                 world.seen.restore.spec.cancel = true;
             }
-            for _ in 0..5 {
-                world.settle();
-                world.pod_goes();
-                world.binder_runs();
-            }
+            world.come_to_rest();
             world.assert_clean(&when);
             assert!(is_deleted || world.phase().is_end(), "{when}");
         }

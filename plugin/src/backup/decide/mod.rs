@@ -3,6 +3,8 @@
 mod clone;
 mod snapshot;
 
+use std::time::Duration;
+
 use contract::{BackupSummary, Line};
 use jiff::Timestamp;
 
@@ -14,7 +16,7 @@ use crate::api::run::{Phase, Reason};
 use crate::api::volume_backup::{BackupResult, VolumeSnapshotSeen};
 use crate::cluster::GateView;
 use crate::run::Decision;
-use crate::run::decide::{Outcome, Pass, Plan, Start, Step};
+use crate::run::decide::{Outcome, Pass, Plan, Start, Step, look_again};
 use crate::run::objects::Installation;
 
 /// What is to be done about a backup, now.
@@ -73,6 +75,11 @@ impl BackupPass<'_> {
     /// From the claim to something that a mover in our namespace can mount.
     fn expose(&mut self) -> Step {
         if let Some(missing) = self.seen.run.missing.clone() {
+            // The claim went while its data was being taken: it does not come back as it was.
+            let is_gone = matches!(missing.reason, Reason::ClaimMissing | Reason::ClaimNotBound);
+            if is_gone && self.run.status.phase == Phase::Accepted {
+                return self.run.fail(missing.reason, &missing.message);
+            }
             return self.run.wait_for_somebody(missing.reason, &missing.message);
         }
         match self.seen.copy_method {
@@ -83,7 +90,7 @@ impl BackupPass<'_> {
 
     fn exposed(&mut self) -> Step {
         self.run.enter(Phase::Prepared, Reason::WaitingForSlot, "waiting for a slot");
-        self.wait_for_slot()
+        look_again(Duration::ZERO)
     }
 
     fn wait_for_slot(&mut self) -> Step {

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 
 use super::BackupPass;
-use crate::api::external::VolumeSnapshotContent;
+use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::run::{Phase, Reason};
 use crate::api::volume_backup::VolumeSnapshotSeen;
 use crate::backup::objects;
@@ -97,16 +97,10 @@ impl BackupPass<'_> {
             return Some(act(Act::SetDeletionPolicy { content: content.name_any(), policy: "Retain" }));
         }
         if let Some(snapshot) = snapshot {
-            if snapshot.object.metadata.deletion_timestamp.is_none() {
-                return Some(act(Act::DeleteSnapshot(snapshot.object.clone())));
-            }
-            return Some(going());
+            return Some(end_snapshot(&snapshot.object));
         }
         if let Some(content) = &self.seen.original_content {
-            if content.metadata.deletion_timestamp.is_none() {
-                return Some(act(Act::DeleteContent(content.clone())));
-            }
-            return Some(going());
+            return Some(end_content(content));
         }
         (copy.spec.deletion_policy != "Delete").then(|| act(Act::SetDeletionPolicy { content: copy.name_any(), policy: "Delete" }))
     }
@@ -121,15 +115,13 @@ pub(super) fn remove(seen: &Seen) -> Option<Step> {
         if let (Some(content), None) = (content, &seen.copy) {
             return Some(act(Act::SetDeletionPolicy { content: content.name_any(), policy: "Delete" }));
         }
-        let is_going = snapshot.object.metadata.deletion_timestamp.is_some();
-        return Some(if is_going { going() } else { act(Act::DeleteSnapshot(snapshot.object.clone())) });
+        return Some(end_snapshot(&snapshot.object));
     }
     if is_ours
         && let Some(content) = &seen.original_content
         && seen.copy.is_some()
     {
-        let is_going = content.metadata.deletion_timestamp.is_some();
-        return Some(if is_going { going() } else { act(Act::DeleteContent(content.clone())) });
+        return Some(end_content(content));
     }
     if is_ours
         && let Some(copy) = &seen.copy
@@ -137,13 +129,13 @@ pub(super) fn remove(seen: &Seen) -> Option<Step> {
     {
         return Some(act(Act::SetDeletionPolicy { content: copy.name_any(), policy: "Delete" }));
     }
-    if let Some(copied) = &seen.copied_snapshot {
-        let is_going = copied.metadata.deletion_timestamp.is_some();
-        return Some(if is_going { going() } else { act(Act::DeleteSnapshot(copied.clone())) });
-    }
-    if let Some(copy) = &seen.copy {
-        let is_going = copy.metadata.deletion_timestamp.is_some();
-        return Some(if is_going { going() } else { act(Act::DeleteContent(copy.clone())) });
-    }
-    None
+    seen.copied_snapshot.as_ref().map(end_snapshot).or_else(|| seen.copy.as_ref().map(end_content))
+}
+
+fn end_snapshot(snapshot: &VolumeSnapshot) -> Step {
+    if snapshot.metadata.deletion_timestamp.is_some() { going() } else { act(Act::DeleteSnapshot(snapshot.clone())) }
+}
+
+fn end_content(content: &VolumeSnapshotContent) -> Step {
+    if content.metadata.deletion_timestamp.is_some() { going() } else { act(Act::DeleteContent(content.clone())) }
 }

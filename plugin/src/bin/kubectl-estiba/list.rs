@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use plugin::api::repository_query::{FileEntry, FilesQuery, QuerySource, RepositoryQueryStatus, SnapshotEntry};
+use plugin::api::repository_query::{FileEntry, FilesQuery, RepositoryQueryStatus, SnapshotEntry};
 use plugin::api::run::Phase;
+use plugin::api::volume_restore::StoredSource;
 use plugin::api::{RepositoryQuery, RepositoryQuerySpec, VolumeBackup};
 
 use crate::restore::point_in_time;
@@ -127,7 +128,7 @@ async fn query(client: &Client, source: &Source, claim: Option<String>) -> Resul
     let before = source.before.as_deref().map(point_in_time).transpose()?;
     let repository = repository_or_only(client, source.repository.clone()).await?;
     let (namespace, cluster) = (source.from_namespace.clone(), source.from_cluster.clone());
-    let source = QuerySource { claim, snapshot: None, before: before.map(Time), namespace, cluster };
+    let source = StoredSource { claim, snapshot: None, before: before.map(Time), namespace, cluster };
     Ok(RepositoryQuerySpec { repository, source, files: None, skip: 0, limit: PAGE })
 }
 

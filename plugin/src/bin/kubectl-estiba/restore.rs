@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use plugin::api::volume_restore::RestoreSource;
+use plugin::api::volume_restore::{RestoreSource, StoredSource};
 use plugin::api::{GROUP, VolumeBackup, VolumeRestore, VolumeRestoreSpec};
 
 use crate::list::{self, Stored};
@@ -67,22 +67,17 @@ pub(crate) async fn run(client: &Client, namespace: &str, args: Args) -> Result<
     if claims.get_opt(&args.to).await?.is_some() {
         return Err(format!("there is a claim {} already: a restore fills a new one", args.to).into());
     }
+    let stored = StoredSource {
+        claim: Some(args.claim.clone()),
+        snapshot: args.snapshot.clone(),
+        before: before.map(Time),
+        namespace: args.from_namespace.clone(),
+        cluster: args.from_cluster.clone(),
+    };
+    let source = RestoreSource { backup: None, stored };
     let mut restore = VolumeRestore::new(
         "",
-        VolumeRestoreSpec {
-            repository,
-            source: RestoreSource {
-                backup: None,
-                claim: Some(args.claim.clone()),
-                snapshot: args.snapshot.clone(),
-                before: before.map(Time),
-                namespace: args.from_namespace.clone(),
-                cluster: args.from_cluster.clone(),
-            },
-            claim: args.to.clone(),
-            accept_incomplete: args.accept_incomplete,
-            cancel: false,
-        },
+        VolumeRestoreSpec { repository, source, claim: args.to.clone(), accept_incomplete: args.accept_incomplete, cancel: false },
     );
     restore.metadata.name = None;
     restore.metadata.generate_name = Some(name_part(&args.to));

@@ -6,14 +6,14 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Act, Outcome, POLL, Pass, Plan, Step, act, is_bound, look_again};
+use super::{Act, Outcome, POLL, Pass, Plan, Step, act, going, is_bound, look_again};
 use crate::api::run::{Attempt, Phase, Progress, Reason};
 use crate::run::objects::{self, PodParts, SELECTED_NODE};
 use crate::run::pod::{MoverSaid, PodSeen};
 
 /// Between two looks at a mover's progress, as long as few are at work.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// Looks at progress in a second, in the whole cluster: each is a log that is read and a status that is written.
+/// Looks at progress in a second, in the whole cluster: each is a dozen requests, a log and a status among them.
 const PROGRESS_BUDGET: u32 = 25;
 /// Between two looks at something that tells us when it changes, in case it did not.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -243,6 +243,10 @@ impl Pass<'_> {
 
     /// The attempt is over without a result; another one follows, after a while that grows.
     pub fn retry(&mut self, reason: Reason, message: &str) -> Step {
+        if self.status.phase == Phase::Canceling {
+            // No other one follows: what is left of this one ends, and with it the run.
+            return self.end_movers().unwrap_or_else(going);
+        }
         self.status.failures += 1;
         if self.status.failures > self.seen.policy.retries {
             return self.fail(reason, &format!("{message} (after {} attempts)", self.status.attempts));

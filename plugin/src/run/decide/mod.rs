@@ -326,16 +326,19 @@ impl<'a> Pass<'a> {
 
     /// The longer it lasts, and the more wait beside it, the more seldom it is asked for.
     fn patience(&self) -> SignedDuration {
-        let since = self.status.phase_since.as_ref().map_or(self.now, |since| since.0);
         let turn = SignedDuration::from_secs(i64::try_from(self.gate.stalled / ASKED_A_SECOND).unwrap_or(i64::MAX));
-        (self.now.duration_since(since) / 8).clamp(ASK_AT_FIRST, ASK_AT_LAST).max(turn)
+        (self.phase_age() / 8).clamp(ASK_AT_FIRST, ASK_AT_LAST).max(turn)
     }
 
     /// Whether the phase lasts that many seconds.
     #[must_use]
     pub fn phase_lasts(&self, seconds: u32) -> bool {
+        self.phase_age() >= SignedDuration::from_secs(i64::from(seconds))
+    }
+
+    fn phase_age(&self) -> SignedDuration {
         let since = self.status.phase_since.as_ref().map_or(self.now, |since| since.0);
-        self.now.duration_since(since) >= SignedDuration::from_secs(i64::from(seconds))
+        self.now.duration_since(since)
     }
 
     fn end(&mut self, phase: Phase, reason: Reason, message: &str) {
