@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::program::{PASSWORD, Program, Ran, Running, mover, restic, tool};
+use crate::program::{PASSWORD, Program, Ran, Running, built, mover, restic, tool};
 
 /// Estiba's namespace.
 pub const NAMESPACE: &str = "estiba";
@@ -73,21 +73,17 @@ impl Cluster {
 
     /// `kubectl estiba`, found by kubectl as a plugin.
     pub fn plugin(&self, args: &[&str]) -> Ran {
-        let here = std::env::current_exe().unwrap();
-        let programs = here.parent().and_then(Path::parent).unwrap();
-        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        let path = format!("{}:{}", built("").display(), std::env::var("PATH").unwrap());
         self.kubectl().env("PATH", path).run(&[&["estiba"], args].concat())
     }
 
     /// A controller beside those of the chart, on this machine, until the answer is dropped.
     pub fn controller(&self, identity: &str, args: &[&str]) -> Running {
-        let here = std::env::current_exe().unwrap();
-        let program = here.parent().and_then(Path::parent).unwrap().join("estiba-controller");
         let mut image = vec!["--image-pull-policy", "Never"];
         if !args.contains(&"--image") {
             image.extend(["--image", "localhost/estiba:dev"]);
         }
-        Program::new(program)
+        Program::new(built("estiba-controller"))
             .env("KUBECONFIG", self.kubeconfig())
             .start_unheard(&[&["run", "--namespace", NAMESPACE, "--identity", identity], &image[..], args].concat())
     }
@@ -146,8 +142,9 @@ impl Cluster {
 
     /// Sets the policy; back to the default when dropped.
     pub fn policy(&self, spec: &Value) -> Policy {
-        self.apply(&json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "MoverPolicy", "metadata": {"name": "default"}, "spec": spec}));
-        Policy
+        let policy = Policy;
+        policy.change(spec);
+        policy
     }
 
     /// The node is closed to movers until the answer is dropped.
@@ -156,10 +153,12 @@ impl Cluster {
         Cordon { cluster: self, node }
     }
 
-    /// Watches mover pods from now on.
+    /// Watches mover pods from now on: whatever happens to them after this was called is told.
     pub fn watch_movers(&self) -> Watch {
-        let args =
-            ["get", "pods", "--namespace", NAMESPACE, "--selector", "estiba.dev/run", "--watch", "--output-watch-events", "-o", "json"];
+        let pods = format!("/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=estiba.dev/run");
+        let now: Value = serde_json::from_str(&self.kubectl().ok(&["get", "--raw", &pods]).stdout).unwrap();
+        let since = now["metadata"]["resourceVersion"].as_str().unwrap();
+        let args = ["get", "--raw", &format!("{pods}&watch=1&resourceVersion={since}")];
         let mut child = self.kubectl().command(&args).stderr(Stdio::null()).spawn().unwrap();
         let out = child.stdout.take().unwrap();
         let events: Arc<Mutex<Vec<(Instant, Value)>>> = Arc::default();
@@ -169,8 +168,6 @@ impl Cluster {
                 into.lock().unwrap().push((Instant::now(), event));
             }
         });
-        // The first answer lists what is there.
-        std::thread::sleep(Duration::from_secs(1));
         Watch { child, events }
     }
 }
@@ -188,6 +185,14 @@ impl Drop for DriverFault {
 /// A policy that is not the default.
 #[derive(Debug)]
 pub struct Policy;
+
+impl Policy {
+    /// Another one in its place.
+    pub fn change(&self, spec: &Value) {
+        cluster()
+            .apply(&json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "MoverPolicy", "metadata": {"name": "default"}, "spec": spec}));
+    }
+}
 
 impl Drop for Policy {
     fn drop(&mut self) {
@@ -274,8 +279,9 @@ impl Scene {
         }
         troupe.0 += 1;
         drop(troupe);
-        cluster.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+        // From here on it takes itself off the stage, whatever fails.
         let scene = Self { cluster, name: name.to_owned(), started: Instant::now(), is_over: Cell::new(false), _stage: stage };
+        cluster.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
         scene.repository(&json!({}));
         scene
     }
@@ -326,6 +332,22 @@ impl Scene {
         );
     }
 
+    /// Asks a run to stop.
+    pub fn cancel(&self, run: &str) {
+        self.patch(run, &json!({"spec": {"cancel": true}}));
+    }
+
+    /// Changes a run, or another object of this namespace, as `KIND/NAME`.
+    pub fn patch(&self, object: &str, patch: &Value) {
+        let object = named(object);
+        self.cluster.kubectl().ok(&["patch", &object, "--namespace", &self.name, "--type", "merge", "--patch", &patch.to_string()]);
+    }
+
+    /// The repository's snapshots, as stock restic lists them.
+    pub fn stored(&self) -> Vec<Value> {
+        serde_json::from_str(&self.restic().ok(&["snapshots", "--json"]).stdout).unwrap()
+    }
+
     /// `kubectl estiba` in this namespace; it must succeed.
     pub fn estiba(&self, args: &[&str]) -> String {
         let ran = self.cluster.plugin(&[args, &["--namespace", &self.name]].concat());
@@ -348,8 +370,7 @@ impl Scene {
 
     /// A run: a VolumeBackup by its name, another kind as `volumerestore/NAME`.
     pub fn run(&self, name: &str) -> Value {
-        let name = if name.contains('/') { name.to_owned() } else { format!("volumebackup/{name}") };
-        self.cluster.get(&[&name, "--namespace", &self.name])
+        self.cluster.get(&[&named(name), "--namespace", &self.name])
     }
 
     /// What is known of a run.
@@ -359,14 +380,13 @@ impl Scene {
 
     /// Waits until that is so of a run.
     pub fn wait(&self, name: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let mut status = Value::Null;
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let before = std::mem::replace(&mut status, self.status(name));
+            let status = self.status(name);
             if is_so(&status) {
                 return status;
             }
-            assert!(Instant::now() < deadline, "{name}: {what} did not happen: {before:#}");
+            assert!(Instant::now() < deadline, "{name}: {what} did not happen: {status:#}");
             std::thread::sleep(Duration::from_millis(200));
         }
     }
@@ -414,10 +434,10 @@ impl Scene {
 
     fn clear(&self) -> Vec<String> {
         self.is_over.set(true);
-        // A namespace that still holds something when it is deleted is looked at again only after eight seconds.
-        let all = ["delete", "bs,pods,pvc", "--all", "--namespace", &self.name, "--timeout", "100s"];
+        // Namespaces wait for seconds before they begin to go: nobody needs to watch that.
+        let all = ["delete", "bs,vb,vr,rq,pods,pvc", "--all", "--namespace", &self.name, "--timeout", "100s"];
         let _ = self.cluster.kubectl().run(&all);
-        let _ = self.cluster.kubectl().run(&["delete", "namespace", &self.name, "--ignore-not-found", "--timeout", "100s"]);
+        let _ = self.cluster.kubectl().run(&["delete", "namespace", &self.name, "--ignore-not-found", "--wait=false"]);
         let _ = self.cluster.kubectl().run(&["delete", "repository", &self.name, "--ignore-not-found"]);
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -446,6 +466,11 @@ impl Drop for Scene {
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.clear()));
         }
     }
+}
+
+/// A VolumeBackup goes by its name alone.
+fn named(object: &str) -> String {
+    if object.contains('/') { object.to_owned() } else { format!("volumebackup/{object}") }
 }
 
 fn keys(program: Program) -> Program {

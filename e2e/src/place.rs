@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{Program, Ran, mover};
+use crate::program::{Program, Ran, built, mover};
 
 /// A directory with a repository in it, and the mover that uses it.
 #[derive(Debug)]
@@ -71,10 +71,9 @@ pub fn assert_refused(ran: &Ran, code: i32, words: &str) {
 
 /// Runs the mover as somebody who owns nothing.
 pub fn as_nobody(place: &Place, args: &[&str]) -> Ran {
-    let here = std::env::current_exe().unwrap();
     // Where nobody may run it.
     let copy = place.path("mover");
-    fs::copy(here.parent().unwrap().parent().unwrap().join("mover"), &copy).unwrap();
+    fs::copy(built("mover"), &copy).unwrap();
     let setpriv = ["--reuid", "65534", "--regid", "65534", "--clear-groups", copy.to_str().unwrap()];
     let program =
         Program::new("/usr/bin/setpriv").env("MOVER_REPOSITORY", place.text("repository")).env("MOVER_PASSWORD", crate::program::PASSWORD);

@@ -58,11 +58,15 @@ pub fn tool(name: &str) -> PathBuf {
     path
 }
 
+/// Something that was built: beside the folder of this test, as target/release/deps/test -> target/release/mover.
+pub fn built(name: &str) -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    here.parent().and_then(Path::parent).unwrap().join(name)
+}
+
 /// `mover`, on a repository.
 pub fn mover(repository: impl AsRef<OsStr>) -> Program {
-    // Beside the folder of this test: target/release/deps/test -> target/release/mover.
-    let here = std::env::current_exe().unwrap();
-    let path = here.parent().and_then(Path::parent).unwrap().join("mover");
+    let path = built("mover");
     assert!(path.exists(), "{} is missing: run `make build`", path.display());
     Program::new(path).env("MOVER_REPOSITORY", repository).env("MOVER_PASSWORD", PASSWORD)
 }
@@ -170,6 +174,14 @@ impl Running {
     pub fn signal(&mut self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(self.child());
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn end(mut self) -> Ran {
+        if self.child().try_wait().unwrap().is_none() {
+            self.signal(rustix::process::Signal::TERM);
+        }
+        self.wait()
     }
 
     /// Waits for its end; standard input is closed.

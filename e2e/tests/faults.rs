@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use e2e::eventually;
 use e2e::place::{Mounted, Place, assert_refused};
-use e2e::program::{Program, mover, restic};
+use e2e::program::{Program, built, mover, restic};
 use e2e::tree::{assert_same, many, random};
 use rustix::process::Signal;
 
@@ -19,7 +19,7 @@ fn repositories_that_cannot_be_opened() {
     assert_refused(&place.mover.run(&["init"]), 1, "config is there already");
     assert_refused(&mover(place.path("typo/repository")).run(&["init"]), 1, "typo");
     assert!(!place.path("typo").exists());
-    let nobody = Program::new(std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("mover"));
+    let nobody = Program::new(built("mover"));
     assert_refused(&nobody.run(&["snapshots"]), 1, "no repository was named");
     let json = wrong.run(&["snapshots", "--json"]);
     assert_eq!((json.code, json.json("code").as_u64()), (12, Some(12)));

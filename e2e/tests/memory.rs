@@ -24,8 +24,7 @@ fn four_gibibytes_of_random_data() {
     mover.ok(&["init"]);
     let timed =
         Program::new("/usr/bin/time").env("MOVER_REPOSITORY", dir.path().join("repository")).env("MOVER_PASSWORD", e2e::program::PASSWORD);
-    let here = std::env::current_exe().unwrap();
-    let path = here.parent().unwrap().parent().unwrap().join("mover");
+    let path = e2e::program::built("mover");
     let args = ["-f", "peak %M", path.to_str().unwrap(), "backup", "--stdin", "--stdin-filename", "stream", "-q"];
     let mut child = timed.command(&args).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();

@@ -1,9 +1,9 @@
 //! Which snapshots a policy keeps. Pure.
 //!
-//! As restic decides it, with two differences that can only keep more: an incomplete snapshot never takes the place of a
-//! complete one, and the newest complete one of a group goes only when that is said.
+//! What restic would keep stays, and what it would keep if the incomplete ones were not there; and the newest complete one of
+//! a group goes only when that is said. Hours and days are those of one zone; restic counts them in each snapshot's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
@@ -14,7 +14,7 @@ use crate::snapshots::Stored;
 pub const INCOMPLETE_TAG: &str = "estiba:incomplete";
 
 /// Of each such period, the newest snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Period {
     /// Each snapshot is a period of its own.
     Last,
@@ -81,8 +81,12 @@ pub struct Policy {
 impl Policy {
     /// Whether it keeps nothing by itself.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.periods.is_empty() && self.within.is_none() && self.tags.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.periods.iter().all(|(_, count)| *count == Some(0)) && self.span().is_none() && self.tags.is_empty()
+    }
+
+    fn span(&self) -> Option<Span> {
+        self.within.filter(|within| !within.is_zero())
     }
 }
 
@@ -147,34 +151,58 @@ pub fn group(snapshots: Vec<Stored>, by: GroupBy) -> BTreeMap<Group, Vec<Stored>
     groups
 }
 
+/// What is still wanted of each period.
+struct Periods {
+    left: Vec<(Period, Count, Option<Key>)>,
+    oldest: Option<usize>,
+}
+
+impl Periods {
+    fn new(policy: &Policy, oldest: Option<usize>) -> Self {
+        Self { left: policy.periods.iter().map(|(period, count)| (*period, *count, None)).collect(), oldest }
+    }
+
+    /// The periods that want this snapshot; each of them wants one less from now on.
+    fn want(&mut self, time: &Zoned, position: usize) -> BTreeSet<Period> {
+        let mut wanted_by = BTreeSet::new();
+        for (period, count, last) in &mut self.left {
+            let this = period.of(time, position);
+            // The oldest stays as long as there are fewer periods than were asked for.
+            if *count != Some(0) && (*last != Some(this) || Some(position) == self.oldest) {
+                wanted_by.insert(*period);
+                (*last, *count) = (Some(this), count.map(|count| count - 1));
+            }
+        }
+        wanted_by
+    }
+}
+
 /// What becomes of a group whose newest comes first. Periods are those of `zone`.
 #[must_use]
 pub fn decide(group: Vec<Stored>, policy: &Policy, zone: &TimeZone, now: Timestamp) -> Vec<Verdict> {
     // One from a clock that is ahead does not make the others old.
     let newest = group.iter().map(|stored| stored.snapshot.time.0).find(|time| *time <= now);
-    let since = policy.within.zip(newest).and_then(|(within, newest)| newest.to_zoned(zone.clone()).checked_sub(within).ok());
-    let oldest_complete = group.iter().rposition(is_complete);
-    let mut left: Vec<(Period, Count, Option<Key>)> = policy.periods.iter().map(|(period, count)| (*period, *count, None)).collect();
+    let since = policy.span().zip(newest).and_then(|(within, newest)| newest.to_zoned(zone.clone()).checked_sub(within).ok());
+    let mut of_all = Periods::new(policy, group.len().checked_sub(1));
+    let mut of_complete = Periods::new(policy, group.iter().rposition(is_complete));
     let mut has_complete = false;
     let mut verdicts = Vec::with_capacity(group.len());
     for (position, stored) in group.into_iter().enumerate() {
         let time = stored.snapshot.time.0.to_zoned(zone.clone());
         let mut reasons = Vec::new();
-        let has = |tags: &Vec<String>| tags.iter().all(|tag| stored.snapshot.tags.contains(tag));
+        let own = &stored.snapshot.tags;
+        let has = |tags: &Vec<String>| tags.iter().all(|tag| own.contains(tag) || (tag.is_empty() && own.is_empty()));
         reasons.extend(policy.tags.iter().filter(|tags| has(tags)).map(|tags| format!("tag {}", tags.join(","))));
-        if since.as_ref().is_some_and(|since| time > *since) {
-            reasons.push(format!("within {:#}", policy.within.unwrap_or_default()));
+        // A time that cannot be said is before all others.
+        if let Some(within) = policy.span().filter(|_| since.as_ref().is_none_or(|since| time > *since)) {
+            reasons.push(format!("within {within:#}"));
         }
+        let mut wanted_by = of_all.want(&time, position);
         if is_complete(&stored) {
-            for (period, count, last) in &mut left {
-                let this = period.of(&time, position);
-                // The oldest stays as long as there are fewer periods than were asked for.
-                let is_wanted = *count != Some(0) && (*last != Some(this) || Some(position) == oldest_complete);
-                if is_wanted {
-                    reasons.push(period.name().to_owned());
-                    (*last, *count) = (Some(this), count.map(|count| count - 1));
-                }
-            }
+            wanted_by.extend(of_complete.want(&time, position));
+        }
+        reasons.extend(wanted_by.into_iter().map(|period| period.name().to_owned()));
+        if is_complete(&stored) {
             if !has_complete && reasons.is_empty() && !policy.may_empty {
                 reasons.push("the last complete one".to_owned());
             }
@@ -241,9 +269,16 @@ mod tests {
         let mut all = days(1, 5);
         all.push(stored("2030-01-01T00:00:00Z", &[]));
         assert_eq!(kept(all, &within).len(), 3);
+        // Nobody knows how old they are.
+        assert_eq!(kept(vec![stored("2030-01-01T00:00:00Z", &[]), stored("2029-01-01T00:00:00Z", &[])], &within).len(), 2);
+        let ever = Policy { within: Some(Span::new().years(15_000)), ..Policy::default() };
+        assert_eq!(kept(days(1, 5), &ever).len(), 10);
         let tagged = Policy { tags: vec![vec!["a".to_owned(), "b".to_owned()]], may_empty: true, ..Policy::default() };
         let all = vec![stored("2026-11-01T00:00:00Z", &["b", "a"]), stored("2026-11-02T00:00:00Z", &["a"])];
-        assert_eq!(kept(all, &tagged), ["2026-11-01T00:00:00Z"]);
+        assert_eq!(kept(all.clone(), &tagged), ["2026-11-01T00:00:00Z"]);
+        let untagged = Policy { tags: vec![vec![String::new()]], ..tagged };
+        assert!(kept(all, &untagged).is_empty());
+        assert_eq!(kept(days(1, 2), &untagged).len(), 4);
     }
 
     #[test]
@@ -259,6 +294,21 @@ mod tests {
         let mut later = all;
         later.push(stored("2026-11-05T00:00:00Z", &[]));
         assert_eq!(kept(later, &last), ["2026-11-05T00:00:00Z"]);
+        // Nights of which nothing better is there stay as long as complete ones would.
+        let nights: Vec<_> = (1..=6)
+            .map(|day| stored(&format!("2026-11-{day:02}T00:00:00Z"), if [1, 6].contains(&day) { &[] } else { &[INCOMPLETE_TAG] }))
+            .collect();
+        assert_eq!(kept(nights.clone(), &policy(&[(Period::Daily, Some(7))])).len(), 6);
+        // The two newest nights, and the two newest complete ones.
+        let two = ["2026-11-06T00:00:00Z", "2026-11-05T00:00:00Z", "2026-11-01T00:00:00Z"];
+        assert_eq!(kept(nights, &policy(&[(Period::Daily, Some(2))])), two);
+    }
+
+    #[test]
+    fn nothing_to_keep_is_no_policy() {
+        let none = Policy { within: Some(Span::new()), ..policy(&[(Period::Last, Some(0)), (Period::Daily, Some(0))]) };
+        assert!(none.is_empty() && Policy::default().is_empty());
+        assert!(!policy(&[(Period::Last, None)]).is_empty());
     }
 
     #[test]
@@ -271,11 +321,12 @@ mod tests {
     #[test]
     fn periods_are_those_of_the_zone() {
         let berlin = TimeZone::get("Europe/Berlin").unwrap_or(TimeZone::fixed(jiff::tz::offset(1)));
-        // Both are on the third of November there, the second in UTC.
-        let all = vec![stored("2026-11-02T23:30:00Z", &[]), stored("2026-11-03T12:00:00Z", &[])];
-        let daily = policy(&[(Period::Daily, Some(1))]);
-        let mut groups = group(all, GroupBy { host: false, paths: false, tags: false });
-        let verdicts = decide(groups.pop_first().unwrap().1, &daily, &berlin, Timestamp::now());
-        assert_eq!(verdicts.iter().filter(|verdict| verdict.reasons.is_empty()).count(), 1);
+        // The two newest are on the third of November there; in UTC, one of them is on the second.
+        let times = ["2026-11-01T12:00:00Z", "2026-11-02T23:30:00Z", "2026-11-03T12:00:00Z", "2026-10-01T00:00:00Z"];
+        let daily = policy(&[(Period::Daily, Some(2))]);
+        let mut groups = group(times.map(|time| stored(time, &[])).into(), GroupBy { host: false, paths: false, tags: false });
+        let verdicts = decide(groups.pop_first().unwrap().1, &daily, &berlin, "2026-12-01T00:00:00Z".parse().unwrap());
+        let kept = verdicts.iter().filter(|verdict| !verdict.reasons.is_empty());
+        assert_eq!(kept.map(|verdict| verdict.stored.snapshot.time.0.to_string()).collect::<Vec<_>>(), [times[2], times[0]]);
     }
 }

@@ -107,17 +107,10 @@ impl Repository {
             let newest = self.snapshots(filter)?.pop();
             return newest.ok_or_else(|| Error::NoSuchSnapshot { wanted: format!("latest of {filter}") });
         }
-        let prefix = wanted.to_ascii_lowercase();
-        let ids: Vec<ObjectId> = self.snapshot_ids()?.into_iter().filter(|id| id.hex().starts_with(&prefix)).collect();
-        match ids.as_slice() {
-            [id] if !prefix.is_empty() => {
-                let found = Stored { id: *id, snapshot: self.snapshot(*id)? };
-                let is_meant = filter.matches(&found.snapshot);
-                if is_meant { Ok(found) } else { Err(Error::NoSuchSnapshot { wanted: format!("{wanted:?} of {filter}") }) }
-            }
-            [] | [_] => Err(Error::NoSuchSnapshot { wanted: format!("{wanted:?}") }),
-            many => Err(Error::AmbiguousSnapshot { wanted: wanted.to_owned(), count: many.len() }),
-        }
+        let id = only(self.snapshot_ids()?, wanted)?;
+        let found = Stored { id, snapshot: self.snapshot(id)? };
+        let is_meant = filter.matches(&found.snapshot);
+        if is_meant { Ok(found) } else { Err(Error::NoSuchSnapshot { wanted: format!("{wanted:?} of {filter}") }) }
     }
 
     /// Makes a snapshot invisible. What only it needs is still there, until it is pruned.
@@ -137,5 +130,19 @@ impl Repository {
     /// Those of the store; a lost lock.
     pub fn save_snapshot(&self, snapshot: &Snapshot, _everything_it_needs: &Committed) -> Result<ObjectId> {
         self.save_unpacked(ObjectKind::Snapshot, snapshot.encode())
+    }
+}
+
+/// The only id that begins so.
+///
+/// # Errors
+/// [`Error::NoSuchSnapshot`], [`Error::AmbiguousSnapshot`].
+pub fn only(ids: impl IntoIterator<Item = ObjectId>, wanted: &str) -> Result<ObjectId> {
+    let prefix = wanted.to_ascii_lowercase();
+    let ids: Vec<ObjectId> = ids.into_iter().filter(|id| id.hex().starts_with(&prefix)).collect();
+    match ids.as_slice() {
+        [id] if !prefix.is_empty() => Ok(*id),
+        [] | [_] => Err(Error::NoSuchSnapshot { wanted: format!("{wanted:?}") }),
+        many => Err(Error::AmbiguousSnapshot { wanted: wanted.to_owned(), count: many.len() }),
     }
 }

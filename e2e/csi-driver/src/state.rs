@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -76,10 +76,16 @@ impl Shared {
         std::fs::write(&part, json).and_then(|()| std::fs::rename(&part, self.folder.join("state.json"))).map_err(internal)
     }
 
-    /// Meets the fault that was asked for, if any.
+    /// Meets the fault that was asked for, if any, as long as it lasts.
     pub(crate) async fn meet(&self, operation: &str) -> Result<(), Status> {
         let Some(fault) = self.fault(operation) else { return Ok(()) };
-        tokio::time::sleep(Duration::from_secs_f64(fault.seconds)).await;
+        let until = Instant::now() + Duration::from_secs_f64(fault.seconds);
+        while Instant::now() < until {
+            if self.fault(operation).is_none() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         fault.error.map_or(Ok(()), |error| Err(Status::internal(error)))
     }
 

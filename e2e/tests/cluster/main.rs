@@ -1,8 +1,5 @@
 //! On the real cluster: real API server, kubelets, containerd, CSI sidecars, MinIO; the chart as users install it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod backups;
-mod continuity;
-mod gate;
-mod restores;
-mod schedules;
+mod alone;
+mod together;

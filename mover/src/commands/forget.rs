@@ -9,7 +9,7 @@ use repository::Repository;
 use repository::format::lock::LockMode;
 use repository::lock::Lock;
 use repository::retention::{self, Group, GroupBy, Period, Policy, Verdict};
-use repository::snapshots::{Filter, Stored};
+use repository::snapshots::{self, Filter, Stored};
 
 use super::snapshots::table;
 use super::{filter, shown_time};
@@ -75,7 +75,7 @@ fn policy(keep: &args::Keep, may_empty: bool) -> Policy {
     Policy {
         periods: periods.into_iter().filter_map(|(period, count)| Some((period, count?.0))).collect(),
         within: keep.keep_within.map(|within| within.0),
-        tags: keep.keep_tag.iter().map(|tags| tags.split(',').map(str::to_owned).collect()).collect(),
+        tags: keep.keep_tag.iter().map(|tags| tags.split(',').map(|tag| tag.trim().to_owned()).collect()).collect(),
         may_empty,
     }
 }
@@ -91,17 +91,15 @@ fn decided(repository: &Repository, wanted: args::Filter, policy: &Policy, by: G
 
 /// Only those that were named, and no group's last complete one unless that is wanted.
 fn named(repository: &Repository, args: &Forget, by: GroupBy) -> Result<Decided, CommandError> {
-    let mut ids = Vec::new();
-    for id in &args.ids {
-        ids.push(repository.find_snapshot(id, &Filter::default())?.id);
-    }
+    let all = repository.snapshots(&Filter::default())?;
+    let find = |wanted: &String| snapshots::only(all.iter().map(|stored| stored.id), wanted);
+    let ids = args.ids.iter().map(find).collect::<repository::Result<Vec<_>>>()?;
     let is_named = |stored: &Stored| ids.contains(&stored.id);
     let mut decided = Vec::new();
-    for (group, all) in retention::group(repository.snapshots(&Filter::default())?, by) {
-        let is_touched = all.iter().any(is_named);
+    for (group, all) in retention::group(all, by) {
         let stays_complete = all.iter().any(|stored| !is_named(stored) && retention::is_complete(stored));
         let had_complete = all.iter().any(retention::is_complete);
-        if is_touched && had_complete && !stays_complete && !args.remove_last {
+        if had_complete && !stays_complete && !args.remove_last {
             return Err(CommandError::Usage {
                 message: format!("that would remove the last complete snapshot of {}", name(&group)),
                 hint: Some("say --remove-last if that is what you want"),

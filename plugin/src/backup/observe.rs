@@ -131,7 +131,7 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
     if source.reader.is_over() || status.run.phase != Phase::Pending || seen.run.missing.is_none() {
         match seen.copy_method {
             // Movers at work have what they read: nothing more is asked about it.
-            CopyMethod::Snapshot if status.run.phase == Phase::InProgress => {}
+            CopyMethod::Snapshot if status.run.phase == Phase::InProgress && !source.reader.is_over() => {}
             CopyMethod::Snapshot => source.snapshots(&mut seen).await?,
             CopyMethod::Clone if is_before || source.reader.is_over() => source.clone(&mut seen).await?,
             CopyMethod::Clone => {}

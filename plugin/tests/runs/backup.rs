@@ -428,7 +428,7 @@ fn what_is_missing_is_waited_for() {
 #[test]
 fn a_claim_that_goes_while_its_data_is_taken_ends_the_run() {
     let mut world = World::of_claim();
-    world.steps(2);
+    world.steps(3);
     assert_eq!(world.status().phase, Phase::Accepted);
     world.seen.run.missing = Some(Missing { reason: Reason::ClaimMissing, message: "there is no claim data".to_owned() });
     world.settle();

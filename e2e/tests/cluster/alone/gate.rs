@@ -35,6 +35,8 @@ fn one_after_another(name: &str, count: usize) {
         let status = scene.ends(&format!("run-{i}"), "Completed");
         assert_eq!((&status["attempts"], &status["failures"]), (&json!(1), &json!(0)), "{status:#}");
     }
+    let gone = || watch.events().iter().filter(|(_, kind, _)| kind == "DELETED").count();
+    wait_for("the last pod to go", || gone() >= count);
     let events = watch.events();
     let mut there: BTreeMap<String, String> = BTreeMap::new();
     let (mut freed, mut gaps, mut created) = (None::<Instant>, Vec::new(), 0);
@@ -101,8 +103,8 @@ fn limits_by_label_and_what_happens_when_they_change() {
         let volume = scene.claim(&format!("data-{i}"), "test", "Filesystem");
         std::fs::write(volume.join("data/file"), random(1 << 20, i)).unwrap();
     }
-    // Movers take a while, so that several are there at once.
-    let slow = scene.cluster.fault("NodePublishVolume", &json!({"seconds": 2}));
+    // Movers wait in the driver, so that several are there at once.
+    let slow = scene.cluster.fault("NodePublishVolume", &json!({"seconds": 60}));
     let watch = scene.cluster.watch_movers();
     for i in 0..10 {
         scene.backup(&format!("run-{i}"), &format!("data-{i}"));
@@ -131,13 +133,14 @@ fn limits_by_label_and_what_happens_when_they_change() {
     wait_for("four movers at once", || per_node().values().sum::<usize>() >= 4);
     assert_eq!(per_node(), [("node-a".to_owned(), 1), ("node-b".to_owned(), 3)].into());
     // Lowered while full: nobody is stopped, nobody is added before it is below.
-    cluster().apply(&json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "MoverPolicy", "metadata": {"name": "default"}, "spec": many(1)}));
+    policy.change(&many(1));
+    drop(slow);
     for i in 0..10 {
         let status = scene.ends(&format!("run-{i}"), "Completed");
         assert_eq!(status["failures"], 0, "{status:#}");
     }
     assert_eq!(per_node(), [("node-a".to_owned(), 1), ("node-b".to_owned(), 3)].into());
-    drop((slow, watch, policy));
+    drop((watch, policy));
     cluster().kubectl().ok(&["label", "node", "node-b", "movers-"]);
     scene.leaves_nothing();
 }
@@ -166,9 +169,7 @@ fn a_restore_goes_before_fifty_backups_that_wait() {
     scene.says("volumerestore/again", "NoNode", "has no slots by policy");
     let watch = scene.cluster.watch_movers();
     let closed = scene.cluster.cordon("node-b");
-    cluster().apply(
-        &json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "MoverPolicy", "metadata": {"name": "default"}, "spec": {"moversPerNode": 1}}),
-    );
+    policy.change(&json!({"moversPerNode": 1}));
     scene.ends("volumerestore/again", "Completed");
     wait_for("some backups after it", || count("Completed") >= 3);
     let order: Vec<Value> = watch

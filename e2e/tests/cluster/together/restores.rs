@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use e2e::cluster::{NAMESPACE, Scene, cluster, wait_for};
+use e2e::cluster::{Scene, cluster, wait_for};
 use e2e::tree::{assert_same, difficult, manifest, random};
 use serde_json::json;
 
@@ -95,11 +95,11 @@ fn what_was_stored_comes_back_into_new_claims() {
 
 #[test]
 fn a_claim_that_cannot_be_filled_stays_empty_and_says_why() {
-    let scene = Scene::alone("empty");
+    let scene = Scene::beside_others("empty");
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(1 << 20, 1)).unwrap();
     scene.backup("first", "data");
-    scene.ends("first", "Completed");
+    let newest = scene.ends("first", "Completed");
     let is_pending = |claim: &str| cluster().get(&["pvc", claim, "--namespace", "empty"])["status"]["phase"] == "Pending";
     // Each thing that is missing.
     scene.restore("r", "again", &json!({"backup": "no-such"}));
@@ -117,11 +117,6 @@ fn a_claim_that_cannot_be_filled_stays_empty_and_says_why() {
     scene.waiting_claim("encrypted", "v", "encrypted", &json!({}));
     scene.restore("v", "encrypted", &json!({"backup": "first"}));
     scene.says("volumerestore/v", "NoStorageClass", "takes Secrets of each claim's own namespace");
-    let policy = scene.cluster.policy(&json!({"classes": [{"storageClass": "test", "backupStorageClass": "encrypted"}]}));
-    scene.backup("encrypted", "data");
-    scene.says("encrypted", "NoStorageClass", "takes Secrets of each claim's own namespace");
-    drop(policy);
-    let newest = scene.ends("encrypted", "Completed");
     cluster().kubectl().ok(&["delete", "sc", "encrypted"]);
     for restore in ["r", "s", "t", "u", "v"] {
         cluster().kubectl().ok(&["delete", "vr", restore, "--namespace", "empty", "--timeout", "60s"]);
@@ -161,10 +156,10 @@ fn a_claim_that_cannot_be_filled_stays_empty_and_says_why() {
         "spec": {"repository": "empty", "claim": "taken", "source": {"claim": "data", "namespace": "empty"}}}),
     );
     let other = || cluster().get(&["vr", "taken", "--namespace", "empty-other"])["status"].clone();
-    e2e::cluster::wait_for("a refusal", || other()["reason"] == "NamespaceNotAllowed");
+    wait_for("a refusal", || other()["reason"] == "NamespaceNotAllowed");
     assert!(other()["message"].as_str().unwrap().contains("does not let namespace empty-other read what empty stored"), "{}", other());
     scene.repository(&json!({"namespaces": both, "restores": {"allow": [{"from": "empty", "into": {"names": ["empty-other"]}}]}}));
-    e2e::cluster::wait_for("the restore of another namespace's", || other()["phase"] == "Completed");
+    wait_for("the restore of another namespace's", || other()["phase"] == "Completed");
     assert_eq!(other()["snapshotId"], newest["result"]["snapshotId"]);
     cluster().kubectl().ok(&["delete", "namespace", "empty-other", "--timeout", "100s"]);
     // A namespace of the same name is not the same one.
@@ -181,53 +176,5 @@ fn a_claim_that_cannot_be_filled_stays_empty_and_says_why() {
     scene.restore("again", "again", &json!({"claim": "data"}));
     scene.ends("volumerestore/again", "Completed");
     assert_eq!(std::fs::read(scene.volume("again").join("data/file")).unwrap(), random(1 << 20, 1));
-    scene.leaves_nothing();
-}
-
-#[test]
-fn disturbed_while_it_fills() {
-    let scene = Scene::alone("disturbed");
-    let volume = scene.claim("data", "test", "Filesystem");
-    std::fs::write(volume.join("data/file"), random(16 << 20, 1)).unwrap();
-    // A class that keeps its volumes: those of runs go all the same, those of users stay.
-    let keep = json!({"classes": [{"storageClass": "test", "backupStorageClass": "test-keep"}]});
-    let policy = scene.cluster.policy(&keep);
-    scene.backup("first", "data");
-    scene.ends("first", "Completed");
-    drop(policy);
-    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 15}));
-    let begin = |name: &str, class: &str| {
-        scene.waiting_claim(name, name, class, &json!({}));
-        scene.restore(name, name, &json!({"claim": "data"}));
-        scene.wait(&format!("volumerestore/{name}"), "its pod", |status| status["reason"] == "PodStarting")
-    };
-    let is_pending = |claim: &str| cluster().get(&["pvc", claim, "--namespace", "disturbed"])["status"]["phase"] == "Pending";
-    let fault = slow();
-    begin("cancelled", "test-keep");
-    let cancel = json!({"spec": {"cancel": true}}).to_string();
-    cluster().kubectl().ok(&["patch", "vr", "cancelled", "--namespace", "disturbed", "--type", "merge", "--patch", &cancel]);
-    begin("deleted", "test");
-    drop(fault);
-    cluster().kubectl().ok(&["delete", "vr", "deleted", "--namespace", "disturbed", "--timeout", "100s"]);
-    scene.ends("volumerestore/cancelled", "Canceled");
-    assert!(is_pending("cancelled") && is_pending("deleted"));
-    // The claim goes while it is being filled.
-    let fault = slow();
-    begin("lost", "test");
-    cluster().kubectl().ok(&["delete", "pvc", "lost", "--namespace", "disturbed", "--timeout", "60s"]);
-    let status = scene.ends("volumerestore/lost", "Failed");
-    assert_eq!(status["reason"], "ClaimMissing", "{status:#}");
-    drop(fault);
-    // A drain, and both controllers killed: another mover does it all, into a fresh volume.
-    let fault = slow();
-    let node = begin("drained", "test")["attempt"]["node"].as_str().unwrap().to_owned();
-    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "100s", "--pod-selector", "estiba.dev/run"]);
-    let controllers = ["--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=estiba-controller"];
-    cluster().kubectl().ok(&[&["delete", "pods", "--force", "--grace-period", "0"], &controllers[..]].concat());
-    drop(fault);
-    let status = scene.ends("volumerestore/drained", "Completed");
-    assert_ne!(status["attempt"]["node"], json!(node), "{status:#}");
-    cluster().kubectl().ok(&["uncordon", &node]);
-    assert_same(&volume.join("data"), &scene.volume("drained").join("data"));
     scene.leaves_nothing();
 }
