@@ -24,7 +24,7 @@ sync
 
 mover() { target/release/mover -q -r "$place/mover" "$@"; }
 restic() { "$bin/restic-new" -q --no-cache -r "$place/restic" "$@" > /dev/null; }
-# timed NAME COMMAND..: appends seconds and peak MiB of one run to a file of that name.
+# timed NAME COMMAND..: appends the seconds of one run to a file of that name.
 timed() {
     local name=$1; shift
     sync

@@ -121,9 +121,9 @@ fn check_packs(index: &Index, stored: &HashMap<PackId, u64>, on_finding: OnFindi
     let find = |pack: &PackId, problem: String, severity| on_finding(Finding { object: ObjectName::pack(*pack).path(), problem, severity });
     let mut seen = HashSet::new();
     for pack in index.packs() {
-        if !seen.insert(pack.id) {
+        seen.insert(pack.id);
+        if pack.files > 1 {
             find(&pack.id, "is named in more than one index file".to_owned(), Severity::Hint);
-            continue;
         }
         match stored.get(&pack.id) {
             None => find(&pack.id, "the index names it, but it is missing: what is in it is lost".to_owned(), Severity::Error),
@@ -231,7 +231,6 @@ fn read_packs(
         ReadData::All | ReadData::Share(_) => index.by_pack(),
     };
     packs.sort_by_key(|pack| pack.id);
-    packs.dedup_by_key(|pack| pack.id);
     if let ReadData::Share(share) = read {
         // A share of one pack in a small repository is still one.
         let count = ((packs.len() as f64 * share).ceil() as usize).min(packs.len());

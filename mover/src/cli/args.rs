@@ -47,7 +47,7 @@ pub(crate) struct Global {
     /// container's termination message, for instance
     #[arg(long, global = true, value_name = "FILE", env = "MOVER_RESULT_FILE")]
     pub(crate) result_file: Option<PathBuf>,
-    /// Say this in every JSON line as `run`, so that its reader knows whose it is
+    /// Say this in the JSON lines of a run as `run`, so that its reader knows whose it is
     #[arg(long, global = true, value_name = "TEXT", env = "MOVER_RUN")]
     pub(crate) run: Option<String>,
     /// Wait this long for others to release the repository
@@ -312,7 +312,7 @@ pub(crate) struct Dump {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Whatever any rule wants stays. A snapshot that lacks items which could not be read never takes the place of a complete one, and the\nlast complete one of a group stays unless --remove-last says otherwise. Days, weeks, months and years are those of this machine's time zone (TZ).\n\nExample:\n  mover forget --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run"
+    after_help = "Whatever any rule wants stays. What would stay without those snapshots that lack items stays, too, and the\nlast complete one of a group stays unless --remove-last says otherwise. Days, weeks, months and years are those of this machine's time zone (TZ).\n\nExample:\n  mover forget --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --dry-run"
 )]
 pub(crate) struct Forget {
     /// Forget these and no others, by the first digits of their ids

@@ -39,7 +39,7 @@ pub struct MoverPolicySpec {
     #[schemars(range(min = 0, max = 100))]
     #[serde(default)]
     pub reserved_for_restore: u32,
-    /// Backup claims that may exist for runs that wait for a slot.
+    /// Claims of ours that may exist for runs that wait for a slot.
     #[schemars(range(min = 0, max = 1000))]
     #[serde(default = "four")]
     pub prepare_ahead: u32,

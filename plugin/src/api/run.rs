@@ -63,14 +63,15 @@ pub enum Reason {
     ClaimMissing,
     /// The claim has no volume.
     ClaimNotBound,
-    /// The claim that is to be filled has a volume already, or is to be filled by something else.
+    /// The claim that is to be filled has a volume already, or is to be filled by something else; or a claim of ours was given
+    /// a volume that was there before.
     ClaimTaken,
     /// The claim that is to be filled has no StorageClass, or one that is not there, makes no volumes, or takes Secrets that
     /// only the claim's own namespace has.
     NoStorageClass,
-    /// The VolumeBackup that is to be restored is not there.
+    /// The VolumeBackup that is to be restored is not there, stored no snapshot, or stored it into another Repository.
     BackupMissing,
-    /// The VolumeBackup that is to be restored has no snapshot, or not yet.
+    /// The VolumeBackup that is to be restored has not ended yet.
     BackupNotDone,
     /// The claim's volume is not of a CSI driver.
     NotCsi,

@@ -115,7 +115,7 @@ pub struct VolumeSnapshotSeen {
     /// What the source's volume requires of nodes. None: nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<NodeSelector>,
-    /// The VolumeSnapshotContent in the claim's namespace, until it is handed over; of a clone, its PersistentVolume.
+    /// The VolumeSnapshotContent of the snapshot in the claim's namespace, until it is handed over; of a clone, its PersistentVolume.
     pub content: String,
     /// Of a clone: uid of the claim that it was made for, in the namespace of the claim that is backed up.
     #[serde(skip_serializing_if = "Option::is_none")]

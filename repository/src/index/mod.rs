@@ -2,6 +2,7 @@
 
 mod load;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock};
 
@@ -15,16 +16,24 @@ use crate::id::{BlobId, PackId};
 /// Shards grow one at a time: growing never doubles the whole table.
 const SHARDS: usize = 256;
 /// The pack number of blobs that this run stores; nobody reads those in the same run.
-const IN_FLIGHT: u32 = u32::MAX >> 1;
+const IN_FLIGHT: u32 = u32::MAX >> 2;
 /// Marks trees in the pack number.
 const TREE: u32 = 1 << 31;
+/// Marks copies that something needs in the pack number.
+const NEEDED: u32 = 1 << 30;
 
 /// Which blobs there are, and where.
 #[derive(Debug)]
 pub struct Index {
-    packs: RwLock<Vec<PackInfo>>,
+    packs: RwLock<Packs>,
     shards: Vec<Mutex<HashTable<Entry>>>,
     blobs: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Packs {
+    all: Vec<PackInfo>,
+    numbers: HashMap<PackId, u32>,
 }
 
 /// A pack that an index file names.
@@ -36,13 +45,15 @@ pub struct PackInfo {
     pub blobs_end: u32,
     /// Its size, list included.
     pub size: u64,
+    /// Index files that name it.
+    pub files: u32,
 }
 
 /// 48 bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Entry {
     id: [u8; 32],
-    /// Position in `packs`, and the kind in the highest bit.
+    /// Position in `packs`, the kind in the highest bit, and in the next one whether this copy is needed.
     pack: u32,
     offset: u32,
     stored: u32,
@@ -53,6 +64,28 @@ struct Entry {
 impl Entry {
     fn is(&self, id: &BlobId, kind: BlobKind) -> bool {
         self.id == id.0 && (self.pack & TREE != 0) == (kind == BlobKind::Tree)
+    }
+
+    const fn pack(&self) -> u32 {
+        self.pack & IN_FLIGHT
+    }
+
+    const fn is_stored(&self) -> bool {
+        self.pack() != IN_FLIGHT
+    }
+
+    const fn is_needed(&self) -> bool {
+        self.pack & NEEDED != 0
+    }
+
+    fn blob(&self) -> PackedBlob {
+        PackedBlob {
+            id: BlobId(self.id),
+            kind: if self.pack & TREE == 0 { BlobKind::Data } else { BlobKind::Tree },
+            offset: self.offset,
+            stored: self.stored,
+            uncompressed: (self.uncompressed != 0).then_some(self.uncompressed),
+        }
     }
 }
 
@@ -74,6 +107,32 @@ pub enum Claim {
     New,
 }
 
+/// Whether a blob was needed before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// No: one copy of it is, from now on.
+    First,
+    /// Yes.
+    Again,
+    /// No copy of it can be had.
+    Missing,
+}
+
+/// What of a pack is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The pack.
+    pub pack: PackInfo,
+    /// Its blobs.
+    pub blobs: u32,
+    /// Those that are needed.
+    pub needed_blobs: u32,
+    /// Bytes of these, as stored.
+    pub needed_bytes: u64,
+    /// It holds trees: everything reads those first.
+    pub has_trees: bool,
+}
+
 impl Default for Index {
     fn default() -> Self {
         Self { packs: RwLock::default(), shards: (0..SHARDS).map(|_| Mutex::default()).collect(), blobs: AtomicUsize::new(0) }
@@ -85,24 +144,96 @@ impl Index {
         self.shards[usize::from(id[0])].lock().expect("no holder panics")
     }
 
-    /// Adds a pack and all its blobs.
+    /// Adds a pack and all its blobs. One that is there already gets those that it lacks.
     pub fn insert(&self, pack: &IndexedPack) {
         let blobs_end = pack.blobs.iter().map(|blob| blob.offset + blob.stored).max().unwrap_or(0);
-        let number = {
-            let mut packs = self.packs.write().expect("no holder panics");
-            packs.push(PackInfo { id: pack.id, blobs_end, size: pack.size() });
-            u32::try_from(packs.len() - 1).ok().filter(|&number| number < IN_FLIGHT).expect("fewer than two billion packs")
+        let (number, is_new) = {
+            let Packs { all, numbers } = &mut *self.packs.write().expect("no holder panics");
+            let next = u32::try_from(all.len()).ok().filter(|&number| number < IN_FLIGHT).expect("fewer than a billion packs");
+            let number = *numbers.entry(pack.id).or_insert(next);
+            if number == next {
+                all.push(PackInfo { id: pack.id, blobs_end, size: pack.size(), files: 1 });
+            } else {
+                let known = &mut all[number as usize];
+                known.files += 1;
+                (known.blobs_end, known.size) = (known.blobs_end.max(blobs_end), known.size.max(pack.size()));
+            }
+            (number, number == next)
         };
+        let mut added = 0;
         for blob in &pack.blobs {
             let kind = if blob.kind == BlobKind::Tree { TREE } else { 0 };
             let (offset, stored, uncompressed) = (blob.offset, blob.stored, blob.uncompressed.unwrap_or(0));
-            self.shard(&blob.id.0).insert_unique(
-                hash(&blob.id.0),
-                Entry { id: blob.id.0, pack: number | kind, offset, stored, uncompressed },
-                rehash,
-            );
+            let entry = Entry { id: blob.id.0, pack: number | kind, offset, stored, uncompressed };
+            let mut shard = self.shard(&blob.id.0);
+            if is_new || shard.find(hash(&entry.id), |known| *known == entry).is_none() {
+                shard.insert_unique(hash(&entry.id), entry, rehash);
+                added += 1;
+            }
         }
-        self.blobs.fetch_add(pack.blobs.len(), Ordering::Relaxed);
+        self.blobs.fetch_add(added, Ordering::Relaxed);
+    }
+
+    /// Says that a blob is needed. Of its copies the first that lies in a pack that `can_be_read` counts, and no other.
+    pub fn mark(&self, id: &BlobId, kind: BlobKind, can_be_read: &dyn Fn(&PackInfo) -> bool) -> Mark {
+        let mut shard = self.shard(&id.0);
+        let is_copy = |entry: &Entry| entry.is(id, kind) && entry.is_stored();
+        let mut copies = shard.iter_hash(hash(&id.0)).filter(|entry| is_copy(entry));
+        if copies.any(Entry::is_needed) {
+            return Mark::Again;
+        }
+        let packs = self.packs.read().expect("no holder panics");
+        let found = shard.find_mut(hash(&id.0), |entry| is_copy(entry) && can_be_read(&packs.all[entry.pack() as usize]));
+        found.map_or(Mark::Missing, |entry| {
+            entry.pack |= NEEDED;
+            Mark::First
+        })
+    }
+
+    /// What is needed of each pack.
+    #[must_use]
+    pub fn usage(&self) -> Vec<Usage> {
+        let packs = self.packs().into_iter();
+        let mut usage: Vec<Usage> =
+            packs.map(|pack| Usage { pack, blobs: 0, needed_blobs: 0, needed_bytes: 0, has_trees: false }).collect();
+        for shard in &self.shards {
+            for entry in shard.lock().expect("no holder panics").iter().filter(|entry| entry.is_stored()) {
+                let pack = &mut usage[entry.pack() as usize];
+                pack.blobs += 1;
+                pack.has_trees |= entry.pack & TREE != 0;
+                if entry.is_needed() {
+                    pack.needed_blobs += 1;
+                    pack.needed_bytes += u64::from(entry.stored);
+                }
+            }
+        }
+        usage
+    }
+
+    /// The blobs that are needed of these packs, by ascending offset.
+    #[must_use]
+    pub fn needed_of(&self, wanted: &[PackInfo]) -> Vec<IndexedPack> {
+        self.blobs_of(wanted.iter().map(|pack| pack.id).collect(), Entry::is_needed)
+    }
+
+    fn blobs_of(&self, wanted: Vec<PackId>, is_meant: impl Fn(&Entry) -> bool) -> Vec<IndexedPack> {
+        let mut positions = vec![usize::MAX; self.packs.read().expect("no holder panics").all.len()];
+        {
+            let packs = self.packs.read().expect("no holder panics");
+            for (position, id) in wanted.iter().enumerate() {
+                positions[packs.numbers[id] as usize] = position;
+            }
+        }
+        let mut found: Vec<IndexedPack> = wanted.into_iter().map(|id| IndexedPack { id, blobs: Vec::new() }).collect();
+        for shard in &self.shards {
+            for entry in shard.lock().expect("no holder panics").iter().filter(|entry| entry.is_stored() && is_meant(entry)) {
+                if let Some(pack) = found.get_mut(positions[entry.pack() as usize]) {
+                    pack.blobs.push(entry.blob());
+                }
+            }
+        }
+        found.iter_mut().for_each(|pack| pack.blobs.sort_unstable_by_key(|blob| blob.offset));
+        found
     }
 
     /// True if the blob is stored or on its way.
@@ -129,18 +260,8 @@ impl Index {
     pub fn locations(&self, id: &BlobId, kind: BlobKind) -> Vec<Location> {
         let shard = self.shard(&id.0);
         let packs = self.packs.read().expect("no holder panics");
-        let of_blob = shard.iter_hash(hash(&id.0)).filter(|entry| entry.is(id, kind) && entry.pack & !TREE != IN_FLIGHT);
-        let locations = of_blob.map(|entry| Location {
-            pack: packs[(entry.pack & !TREE) as usize],
-            blob: PackedBlob {
-                id: *id,
-                kind,
-                offset: entry.offset,
-                stored: entry.stored,
-                uncompressed: (entry.uncompressed != 0).then_some(entry.uncompressed),
-            },
-        });
-        locations.collect()
+        let of_blob = shard.iter_hash(hash(&id.0)).filter(|entry| entry.is(id, kind) && entry.is_stored());
+        of_blob.map(|entry| Location { pack: packs.all[entry.pack() as usize], blob: entry.blob() }).collect()
     }
 
     /// One place where a blob lies.
@@ -149,10 +270,10 @@ impl Index {
         self.locations(id, kind).first().copied()
     }
 
-    /// All packs that index files name; one that two files name is there twice.
+    /// All packs that index files name.
     #[must_use]
     pub fn packs(&self) -> Vec<PackInfo> {
-        self.packs.read().expect("no holder panics").clone()
+        self.packs.read().expect("no holder panics").all.clone()
     }
 
     /// Number of entries.
@@ -167,24 +288,10 @@ impl Index {
         self.len() == 0
     }
 
-    /// The blobs of every pack, by pack number: what the index says each pack holds.
+    /// The blobs of every pack, by ascending offset: what the index says each pack holds.
     #[must_use]
     pub fn by_pack(&self) -> Vec<IndexedPack> {
-        let packs = self.packs();
-        let mut by_pack: Vec<IndexedPack> = packs.iter().map(|pack| IndexedPack { id: pack.id, blobs: Vec::new() }).collect();
-        for shard in &self.shards {
-            for entry in shard.lock().expect("no holder panics").iter().filter(|entry| entry.pack & !TREE != IN_FLIGHT) {
-                by_pack[(entry.pack & !TREE) as usize].blobs.push(PackedBlob {
-                    id: BlobId(entry.id),
-                    kind: if entry.pack & TREE == 0 { BlobKind::Data } else { BlobKind::Tree },
-                    offset: entry.offset,
-                    stored: entry.stored,
-                    uncompressed: (entry.uncompressed != 0).then_some(entry.uncompressed),
-                });
-            }
-        }
-        by_pack.iter_mut().for_each(|pack| pack.blobs.sort_unstable_by_key(|blob| blob.offset));
-        by_pack
+        self.blobs_of(self.packs().iter().map(|pack| pack.id).collect(), |_| true)
     }
 }
 
@@ -235,6 +342,41 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert!(found.iter().all(|location| location.blob == blob(2, BlobKind::Tree, 40) && location.pack.blobs_end == 80));
         assert_eq!(index.by_pack()[1].blobs.len(), 2);
+        assert_eq!(index.packs()[0].files, 1);
         assert!(std::mem::size_of::<Entry>() == 48);
+    }
+
+    /// Counted twice, all of it would look as if only half were needed; known as two packs, one of them would go.
+    #[test]
+    fn a_pack_that_two_files_name_is_one() {
+        let index = Index::default();
+        let (whole, part) = (vec![blob(1, BlobKind::Data, 0), blob(2, BlobKind::Data, 40)], vec![blob(1, BlobKind::Data, 0)]);
+        for blobs in [&part, &whole, &part] {
+            index.insert(&IndexedPack { id: PackId([9; 32]), blobs: blobs.clone() });
+        }
+        let all = IndexedPack { id: PackId([9; 32]), blobs: whole };
+        assert_eq!((index.len(), index.by_pack()), (2, vec![all.clone()]));
+        assert_eq!(index.packs(), [PackInfo { id: all.id, blobs_end: 80, size: all.size(), files: 3 }]);
+    }
+
+    #[test]
+    fn one_copy_is_needed_of_what_is_needed() {
+        let index = Index::default();
+        for pack in [3, 4, 5] {
+            index.insert(&IndexedPack { id: PackId([pack; 32]), blobs: vec![blob(1, BlobKind::Tree, 0), blob(pack, BlobKind::Data, 40)] });
+        }
+        // The first of them is not there, whatever the index says.
+        let mark = |id: u8, kind| index.mark(&BlobId([id; 32]), kind, &|pack| pack.id.0[0] != 3);
+        assert_eq!((mark(1, BlobKind::Tree), mark(1, BlobKind::Tree)), (Mark::First, Mark::Again));
+        assert_eq!((mark(1, BlobKind::Data), mark(3, BlobKind::Data), mark(5, BlobKind::Data)), (Mark::Missing, Mark::Missing, Mark::First));
+        let needed: u32 = index.usage().iter().map(|usage| usage.needed_blobs).sum();
+        let of_three = index.usage()[0];
+        assert_eq!((needed, of_three.needed_blobs, of_three.blobs, of_three.has_trees), (2, 0, 2, true));
+        let packs: Vec<PackInfo> = index.packs();
+        let blobs: Vec<PackedBlob> = index.needed_of(&packs).into_iter().flat_map(|pack| pack.blobs).collect();
+        assert_eq!(blobs.len(), 2);
+        assert!(blobs.contains(&blob(5, BlobKind::Data, 40)) && blobs.contains(&blob(1, BlobKind::Tree, 0)));
+        // What it is needed for changes nothing for those who look for it.
+        assert_eq!(index.locations(&BlobId([1; 32]), BlobKind::Tree).len(), 3);
     }
 }

@@ -57,7 +57,7 @@ pub enum Act {
     SelectNode(PersistentVolumeClaim, String),
     /// The volume of our claim goes with it, whatever its class says.
     GiveUpVolume(PersistentVolume),
-    /// A volume that was not made for our claim stays, whatever its class says.
+    /// A volume stays, whatever its class says: one that was not made for our claim, or a clone's until it is handed over.
     KeepVolume(PersistentVolume),
     /// The claim's end.
     DeleteClaim(PersistentVolumeClaim),
@@ -67,7 +67,7 @@ pub enum Act {
     CreatePod(Pod),
     /// All requests of the run: no pod of it can start any more.
     Fence,
-    /// The filled volume belongs to this claim from now on.
+    /// The filled volume, or the clone's, belongs to this claim from now on.
     Rebind(PersistentVolume, PersistentVolumeClaim),
 }
 
