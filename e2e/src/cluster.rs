@@ -435,7 +435,11 @@ impl Scene {
     fn clear(&self) -> Vec<String> {
         self.is_over.set(true);
         // Namespaces wait for seconds before they begin to go: nobody needs to watch that.
-        let all = ["delete", "bs,vb,vr,rq,pods,pvc", "--all", "--namespace", &self.name, "--timeout", "100s"];
+        for kind in ["backupschedules", "volumebackups", "volumerestores", "repositoryqueries"] {
+            let all = format!("/apis/estiba.dev/v1alpha1/namespaces/{}/{kind}", self.name);
+            let _ = self.cluster.kubectl().run(&["delete", "--raw", &all]);
+        }
+        let all = ["delete", "pods,pvc", "--all", "--namespace", &self.name, "--timeout", "100s"];
         let _ = self.cluster.kubectl().run(&all);
         let _ = self.cluster.kubectl().run(&["delete", "namespace", &self.name, "--ignore-not-found", "--wait=false"]);
         let _ = self.cluster.kubectl().run(&["delete", "repository", &self.name, "--ignore-not-found"]);

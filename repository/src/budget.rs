@@ -73,6 +73,13 @@ impl Shares {
         Ok(Self { readers: threads, workers: threads, chunks: CHUNKS_A_PAIR * threads, uploads, pack_bytes, index_bytes, tree_bytes })
     }
 
+    /// For those who read no sources: the index gets what readers would hold.
+    #[must_use]
+    pub const fn without_sources(self) -> Self {
+        let free = self.readers as u64 * READER + self.chunks as u64 * CHUNK;
+        Self { readers: 0, chunks: 0, index_bytes: self.index_bytes + free, ..self }
+    }
+
     /// The most that all parts together may hold.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -204,6 +211,7 @@ mod tests {
                 let shares = Shares::of(mib * MIB, cores).unwrap();
                 assert!(shares.total() <= mib * MIB, "{mib} MiB, {cores} cores: {} MiB in {shares:?}", shares.total() / MIB);
                 assert!(shares.workers <= cores && shares.uploads >= 1);
+                assert_eq!(shares.without_sources().total(), shares.total());
                 assert!(shares.pack_bytes >= 4 * MIB && shares.pack_bytes <= LARGEST_PACK);
             }
         }
@@ -215,6 +223,8 @@ mod tests {
         let shares = Shares::of(Shares::DEFAULT, 2).unwrap();
         assert_eq!((shares.workers, shares.readers), (2, 2));
         assert!(shares.pack_bytes >= SMALLEST_PACK && shares.uploads >= 2, "{shares:?}");
+        // A million blobs, at 80 bytes.
+        assert!(shares.without_sources().index_bytes > 80 * MIB, "{shares:?}");
     }
 
     #[test]

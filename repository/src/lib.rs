@@ -20,6 +20,7 @@ pub mod id;
 pub mod index;
 pub mod lock;
 pub mod object;
+pub mod prune;
 pub mod read;
 pub mod repository;
 pub mod retention;

@@ -45,6 +45,8 @@ pub enum Line {
     Verdict(Verdict),
     /// The end of a forget.
     ForgetSummary(ForgetSummary),
+    /// The end of a prune.
+    PruneSummary(PruneSummary),
     /// Why the command failed.
     Error(Failure),
 }
@@ -280,6 +282,37 @@ pub struct ForgetSummary {
     pub removed: u64,
     /// True: nothing was removed.
     pub dry_run: bool,
+}
+
+/// What a prune did, or in a dry run would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PruneSummary {
+    /// Blobs that snapshots need.
+    pub blobs_needed: u64,
+    /// Bytes of these, as stored.
+    pub bytes_needed: u64,
+    /// Blobs that nothing needs.
+    pub blobs_unused: u64,
+    /// Bytes of packs before.
+    pub bytes_before: u64,
+    /// Bytes that are free afterwards.
+    pub bytes_freed: u64,
+    /// Bytes that nothing needs, and that stay as `--max-unused` and `--max-repack-size` let them.
+    pub bytes_unused_after: u64,
+    /// Packs that stay.
+    pub packs_kept: u64,
+    /// Packs of which a part was stored again.
+    pub packs_repacked: u64,
+    /// Bytes of that part.
+    pub bytes_repacked: u64,
+    /// Packs of which nothing was needed, those that no index file named among them.
+    pub packs_removed: u64,
+    /// From start to end.
+    pub seconds: f64,
+    /// True: nothing was changed.
+    pub dry_run: bool,
+    /// What was asked of the store.
+    pub requests: Requests,
 }
 
 /// Why the command failed.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use super::values::{Age, Bytes, Count, Rate, Share, Span, TimePoint};
+use super::values::{Age, Bytes, Count, MaxUnused, Rate, Share, Span, TimePoint};
 
 /// Backs up directories, block devices and streams into a deduplicating, encrypted repository, and restores them
 ///
@@ -112,6 +112,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Remove snapshots that a policy does not keep; what only they need stays stored until it is pruned
     Forget(Box<Forget>),
+    /// Free what no snapshot needs; nobody else may write meanwhile
+    Prune(Prune),
     /// List, add, remove and change passwords
     Key(Key),
     /// Remove locks that were left behind
@@ -386,6 +388,22 @@ pub(crate) struct Check {
     /// Read that share of the packs, chosen at random, for instance 5%
     #[arg(long, value_name = "SHARE")]
     pub(crate) read_data_subset: Option<Share>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It waits for nobody unless --retry-lock says so, and backups wait for it. One that was ended in the middle has lost nothing: the next one goes on.\n\nExample:\n  mover forget --keep-daily 7 && mover prune --max-unused 10% --dry-run"
+)]
+pub(crate) struct Prune {
+    /// What may stay though nothing needs it: a share of what is stored in the end, a size, or unlimited. Less costs more requests and traffic
+    #[arg(long, value_name = "LIMIT", default_value = "5%")]
+    pub(crate) max_unused: MaxUnused,
+    /// Store at most so many bytes again; the rest is for the next time
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_repack_size: Option<Bytes>,
+    /// Say what would be done; change nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -157,6 +157,26 @@ impl FromStr for Share {
     }
 }
 
+/// `5%`, `1GiB`, `unlimited`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct MaxUnused(pub(crate) repository::prune::MaxUnused);
+
+impl FromStr for MaxUnused {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        use repository::prune::MaxUnused::{Bytes as Size, Share as Of, Unlimited};
+        let wrong = || format!("{text:?} is no limit; write 5%, 1GiB or unlimited");
+        Ok(Self(match text.strip_suffix('%') {
+            _ if text == "unlimited" => Unlimited,
+            Some(number) => {
+                let percent = number.parse::<f64>().ok().filter(|percent| (0.0..=100.0).contains(percent));
+                Of(percent.ok_or_else(wrong)? / 100.0)
+            }
+            None => Size(text.parse::<Bytes>().map_err(|_| wrong())?.0),
+        }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

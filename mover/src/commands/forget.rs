@@ -57,7 +57,7 @@ pub(super) fn run(settings: &Settings, args: Forget) -> Result<ExitCode, Command
         settings.report.print(&if args.dry_run {
             format!("would keep {kept} snapshots and remove {removed}; nothing was removed")
         } else {
-            format!("{kept} snapshots stay, {removed} are removed; what only those needed is stored until it is pruned")
+            format!("{kept} snapshots stay, {removed} are removed; what only those needed goes with `mover prune`")
         })?;
     }
     Ok(ExitCode::Success)

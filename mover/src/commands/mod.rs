@@ -8,6 +8,7 @@ mod generate;
 mod init;
 mod key;
 mod ls;
+mod prune;
 mod restore;
 mod snapshots;
 mod unlock;
@@ -30,6 +31,7 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
         Command::Dump(args) => dump::run(settings, args),
         Command::Check(args) => check::run(settings, &args),
         Command::Forget(args) => forget::run(settings, *args),
+        Command::Prune(args) => prune::run(settings, &args),
         Command::Key(args) => key::run(settings, args.action),
         Command::Unlock(args) => unlock::run(settings, &args),
         Command::Completions { shell } => generate::completions(settings, shell),

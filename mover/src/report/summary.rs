@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use contract::{BackupSummary, CheckSummary, Requests, RestoreSummary};
+use contract::{BackupSummary, CheckSummary, PruneSummary, Requests, RestoreSummary};
 
 use super::human::{bytes, count, duration};
 
@@ -93,6 +93,22 @@ pub(crate) fn check(summary: &CheckSummary) -> String {
         (errors, _) => format!("{errors} errors: see above"),
     };
     row("result", last);
+    text
+}
+
+pub(crate) fn prune(summary: &PruneSummary) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, what: String| writeln!(text, "{name:<10} {what}").expect("strings take all");
+    let PruneSummary { bytes_before, bytes_freed, .. } = *summary;
+    row("needed", format!("{} in {} blobs, of {}", bytes(summary.bytes_needed), count(summary.blobs_needed), bytes(bytes_before)));
+    let (kept, again, removed) = (summary.packs_kept, summary.packs_repacked, summary.packs_removed);
+    row("packs", format!("{} stay, {} packed again, {} removed", count(kept), count(again), count(removed)));
+    row("repacked", bytes(summary.bytes_repacked));
+    row("unused", format!("{} stay", bytes(summary.bytes_unused_after)));
+    row("time", duration(Duration::from_secs_f64(summary.seconds)));
+    row("requests", requests(&summary.requests));
+    let freed = bytes(bytes_freed);
+    row("result", if summary.dry_run { format!("{freed} would be freed; nothing was changed") } else { format!("{freed} freed") });
     text
 }
 

@@ -83,9 +83,7 @@ impl Index {
         if repository.stop().is_stopped() {
             return Err(Error::Stopped);
         }
-        let json = repository.load_unpacked(name, MAX_INDEX_BYTES)?;
-        let file = IndexFile::decode(&json).map_err(|what| repository.damaged(name, what))?;
-        file.packs.iter().for_each(|pack| self.insert(pack));
+        repository.index_file(name)?.packs.iter().for_each(|pack| self.insert(pack));
         Ok(())
     }
 
@@ -100,5 +98,16 @@ impl Index {
         }
         let what = format!("the index of this repository, at {} blobs and more,", self.len());
         Err(Error::MemoryBound { what, needed_mib: bytes >> 20, allowed_mib: limit_bytes >> 20 })
+    }
+}
+
+impl Repository {
+    /// One index file.
+    ///
+    /// # Errors
+    /// Not there, or damaged.
+    pub fn index_file(&self, name: &ObjectName) -> Result<IndexFile> {
+        let json = self.load_unpacked(name, MAX_INDEX_BYTES)?;
+        IndexFile::decode(&json).map_err(|what| self.damaged(name, what))
     }
 }

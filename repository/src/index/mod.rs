@@ -368,7 +368,10 @@ mod tests {
         // The first of them is not there, whatever the index says.
         let mark = |id: u8, kind| index.mark(&BlobId([id; 32]), kind, &|pack| pack.id.0[0] != 3);
         assert_eq!((mark(1, BlobKind::Tree), mark(1, BlobKind::Tree)), (Mark::First, Mark::Again));
-        assert_eq!((mark(1, BlobKind::Data), mark(3, BlobKind::Data), mark(5, BlobKind::Data)), (Mark::Missing, Mark::Missing, Mark::First));
+        assert_eq!(
+            (mark(1, BlobKind::Data), mark(3, BlobKind::Data), mark(5, BlobKind::Data)),
+            (Mark::Missing, Mark::Missing, Mark::First)
+        );
         let needed: u32 = index.usage().iter().map(|usage| usage.needed_blobs).sum();
         let of_three = index.usage()[0];
         assert_eq!((needed, of_three.needed_blobs, of_three.blobs, of_three.has_trees), (2, 0, 2, true));

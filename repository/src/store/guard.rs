@@ -1,4 +1,5 @@
-//! Guards what makes data visible: an index or a snapshot is written only while the run's own lock is there and fresh.
+//! Guards what makes data visible, and what makes it go: an index or a snapshot is written, and one of those or a pack
+//! removed, only while the run's own lock is there and fresh.
 //!
 //! Each guarded write is checked for itself, also when it is tried again: between two tries the lock may have gone.
 
@@ -73,7 +74,7 @@ impl<S: Store> Store for Guarded<S> {
     }
 
     fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        if is_guarded(name.kind) {
+        if is_guarded(name.kind) || name.kind == ObjectKind::Pack {
             self.check("delete", name)?;
         }
         self.inner.delete(name)

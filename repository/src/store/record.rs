@@ -39,6 +39,11 @@ impl<S: Store> Recording<S> {
         Self { inner, log: Arc::default() }
     }
 
+    /// What is recorded.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
     /// All so far.
     #[must_use]
     pub fn log(&self) -> Vec<Event> {

@@ -21,6 +21,7 @@ use crate::budget::Shares;
 use crate::compress::Compression;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
+use crate::format::pack::PackedBlob;
 use crate::id::BlobId;
 use crate::index::{Claim, Index};
 use crate::repository::Repository;
@@ -155,6 +156,19 @@ impl Writer {
             self.packer.add(&sealed, &self.uploads)?;
         }
         Ok(true)
+    }
+
+    /// Stores a blob that is sealed already, and was opened and hashed by the caller.
+    ///
+    /// # Errors
+    /// The first error of any upload; the stop.
+    pub fn store_sealed(&self, blob: &PackedBlob, sealed: &[u8]) -> Result<()> {
+        let PackedBlob { id, kind, uncompressed, .. } = *blob;
+        if self.index.claim(&id, kind) == Claim::Known {
+            return Ok(());
+        }
+        self.count(kind, u64::from(blob.plain_len()), sealed.len() as u64);
+        self.packer.add(&seal::Sealed { id, kind, bytes: sealed, uncompressed }, &self.uploads)
     }
 
     fn count(&self, kind: BlobKind, plain: u64, stored: u64) {

@@ -1,0 +1,201 @@
+//! Pruning: what no snapshot needs goes, what one needs stays, at every moment and after every crash.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use repository::format::index::IndexFile;
+use repository::format::lock::LockMode;
+use repository::format::unpacked;
+use repository::lock::{Lock, UnlockMode, unlock};
+use repository::object::{Object, ObjectKind, ObjectName};
+use repository::prune::{self, MaxUnused, Options, Planned};
+use repository::store::memory::MemoryStore;
+use repository::store::record::{Change, Event, Recording, after_crash};
+use repository::store::{PutMode, Store};
+use repository::{Error, Repository};
+
+/// A lock of a run that is gone is left alone for so long.
+const STALE: Duration = Duration::from_secs(31 * 60);
+
+fn options(max_unused: MaxUnused) -> Options {
+    Options { max_unused, max_repack_bytes: u64::MAX, shares: common::shares() }
+}
+
+fn prune(store: &(impl Store + Clone + 'static), max_unused: MaxUnused) -> repository::Result<Planned> {
+    let repository = common::open(Arc::new(store.clone()));
+    let lock = Lock::acquire(&repository, LockMode::Exclusive, Duration::ZERO)?;
+    let repacked = AtomicU64::new(0);
+    let planned = prune::look(&repository, &options(max_unused))?;
+    let on_repacked = |bytes| {
+        repacked.fetch_add(bytes, Ordering::Relaxed);
+    };
+    prune::run(&repository, &planned, &options(max_unused), &on_repacked)?;
+    assert_eq!(repacked.into_inner(), planned.packs.repacked());
+    lock.release()?;
+    Ok(planned)
+}
+
+/// What could be done still; changes nothing.
+fn left_to_do(store: &MemoryStore) -> Planned {
+    let repository = common::open(Arc::new(store.clone()));
+    prune::look(&repository, &options(MaxUnused::Bytes(0))).unwrap()
+}
+
+/// Three runs, of which the first two are forgotten.
+fn mostly_forgotten() -> (Recording<MemoryStore>, Arc<Repository>) {
+    let store = Recording::new(MemoryStore::default());
+    drop(common::init(Arc::new(store.clone())));
+    let repository = common::open(Arc::new(store.clone()));
+    let ids: Vec<_> = (1..=3).map(|seed| common::backup(&common::open(Arc::new(store.clone())), 40, seed).unwrap()).collect();
+    let lock = Lock::acquire(&repository, LockMode::Shared, Duration::ZERO).unwrap();
+    ids[..2].iter().for_each(|id| repository.remove_snapshot(*id).unwrap());
+    lock.release().unwrap();
+    let repository = common::open(Arc::new(store.clone()));
+    (store, repository)
+}
+
+#[test]
+fn what_nothing_needs_goes_and_the_rest_stays() {
+    let (store, repository) = mostly_forgotten();
+    let before = prune::look(&repository, &options(MaxUnused::Unlimited)).unwrap();
+    assert!(before.packs.repack.is_empty() && before.unused_blobs > 40, "{before:?}");
+    let planned = prune(&store, MaxUnused::Bytes(0)).unwrap();
+    assert!(!planned.packs.remove.is_empty() && !planned.packs.repack.is_empty(), "{planned:?}");
+    // 40 files, two trees.
+    assert_eq!((planned.needed_blobs, planned.packs.unused_after()), (42, 0));
+    let after = left_to_do(store.inner());
+    assert!(after.is_empty() && after.unused_blobs == 0, "{after:?}");
+    // Where blobs share a pack, its list is shorter or longer.
+    assert!(after.bytes_before.abs_diff(planned.bytes_before - planned.freed()) < 5_000, "{} {}", after.bytes_before, planned.freed());
+    assert!(common::findings(&common::open(Arc::new(store.clone()))).is_empty());
+    let again = prune(&store, MaxUnused::Bytes(0)).unwrap();
+    assert!(again.is_empty() && again.needed_blobs == 42);
+    common::backup(&common::open(Arc::new(store.clone())), 40, 3).unwrap();
+    assert!(common::errors(&common::open(Arc::new(store))).is_empty());
+}
+
+#[test]
+fn as_much_stays_as_may() {
+    let (store, repository) = mostly_forgotten();
+    let all = prune::look(&repository, &options(MaxUnused::Bytes(0))).unwrap();
+    let few = Options { max_repack_bytes: all.packs.repacked() / 2, ..options(MaxUnused::Bytes(0)) };
+    let half = prune::look(&repository, &few).unwrap();
+    assert!((1..=few.max_repack_bytes).contains(&half.packs.repacked()), "{half:?}");
+    let planned = prune(&store, MaxUnused::Share(0.3)).unwrap();
+    let stays = planned.packs.unused_after();
+    assert!(stays > 0 && stays as f64 <= 0.3 * (planned.needed_bytes + stays) as f64, "{planned:?}");
+}
+
+/// Every moment of three runs, a forgetting and a prune: of what was under way, nothing, everything, or any part may have
+/// arrived. Whatever is visible is whole, and the next prune comes to the same end.
+#[test]
+fn whatever_a_crash_leaves_is_whole_and_the_next_one_goes_on() {
+    let (store, _) = mostly_forgotten();
+    let began = store.log().len();
+    prune(&store, MaxUnused::Bytes(0)).unwrap();
+    let log = store.log();
+    let snapshots: BTreeSet<ObjectName> = store.inner().names(ObjectKind::Snapshot).into_iter().collect();
+    let mut states = 0;
+    for events in began..=log.len() {
+        let mut seed = events as u64;
+        let mut coin = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed >> 63 == 1
+        };
+        let survivors: [&mut dyn FnMut(usize) -> bool; 3] = [&mut |_| false, &mut |_| true, &mut |_| coin()];
+        for (which, survives) in survivors.into_iter().enumerate() {
+            let store = after_crash(&log, events, survives);
+            assert_eq!(store.names(ObjectKind::Snapshot).into_iter().collect::<BTreeSet<_>>(), snapshots);
+            let found = common::errors(&common::open(Arc::new(store.clone())));
+            assert!(found.is_empty(), "after {events} of {} events: {found:?}", log.len());
+            states += 1;
+            if which < 2 {
+                continue;
+            }
+            store.age_all(STALE);
+            unlock(&common::open(Arc::new(store.clone())), UnlockMode::Stale).unwrap();
+            prune(&store, MaxUnused::Bytes(0)).unwrap();
+            let after = left_to_do(&store);
+            assert!(after.is_empty() && after.unused_blobs == 0, "after {events} events: {after:?}");
+            let found = common::findings(&common::open(Arc::new(store)));
+            assert!(found.is_empty(), "after {events} events and another prune: {found:?}");
+        }
+    }
+    assert!(states > 100, "only {states} states were looked at");
+}
+
+#[test]
+fn a_pack_goes_after_all_that_names_it() {
+    let (store, _) = mostly_forgotten();
+    let began = store.log().len();
+    prune(&store, MaxUnused::Bytes(0)).unwrap();
+    let changes: Vec<(&str, ObjectKind)> = store.log()[began..]
+        .iter()
+        .filter_map(|event| match event {
+            Event::Began(_, Change::Put(name, _)) => Some(("put", name.kind)),
+            Event::Began(_, Change::Delete(name)) => Some(("delete", name.kind)),
+            Event::Ended(_) => None,
+        })
+        .filter(|(_, kind)| *kind != ObjectKind::Lock)
+        .collect();
+    let last = |wanted: (&str, ObjectKind)| changes.iter().rposition(|change| *change == wanted).unwrap();
+    let first = |wanted: (&str, ObjectKind)| changes.iter().position(|change| *change == wanted).unwrap();
+    assert!(last(("put", ObjectKind::Pack)) < last(("put", ObjectKind::Index)));
+    assert!(last(("put", ObjectKind::Index)) < first(("delete", ObjectKind::Index)));
+    assert!(last(("delete", ObjectKind::Index)) < first(("delete", ObjectKind::Pack)));
+}
+
+/// Two index files that name the same packs, and blobs that lie in two packs: what is needed is counted once.
+#[test]
+fn copies_are_counted_once() {
+    let (store, repository) = mostly_forgotten();
+    // The same packs again, in one file.
+    let mut packs = Vec::new();
+    for name in store.inner().names(ObjectKind::Index) {
+        packs.extend(repository.index_file(&name).unwrap().packs);
+    }
+    let mut sealed = Vec::new();
+    repository.key().seal(&unpacked::encode(IndexFile { packs }.encode(), 2), &mut sealed);
+    store.inner().put(&Object::content_named(ObjectKind::Index, Bytes::from(sealed)), PutMode::Replace).unwrap();
+    let planned = prune(&store, MaxUnused::Bytes(0)).unwrap();
+    assert_eq!(planned.needed_blobs, 42);
+    assert!(left_to_do(store.inner()).is_empty());
+    assert!(common::findings(&common::open(Arc::new(store))).is_empty());
+}
+
+#[test]
+fn what_is_needed_and_not_there_stops_it_before_anything_is_changed() {
+    let (store, repository) = mostly_forgotten();
+    let planned = prune::look(&repository, &options(MaxUnused::Bytes(0))).unwrap();
+    let names = |kind| store.inner().names(kind).into_iter().collect::<BTreeSet<_>>();
+    let needed = planned.packs.keep.iter().chain(&planned.packs.repack).next().unwrap().pack.id;
+    store.inner().delete(&ObjectName::pack(needed)).unwrap();
+    let before = (names(ObjectKind::Pack), names(ObjectKind::Index));
+    assert!(matches!(prune(&store, MaxUnused::Bytes(0)), Err(Error::Damaged { .. })));
+    assert_eq!((names(ObjectKind::Pack), names(ObjectKind::Index)), before);
+    // One that is cut counts as little as one that is gone.
+    store
+        .inner()
+        .put(
+            &Object { name: ObjectName::pack(needed), ..Object::content_named(ObjectKind::Pack, Bytes::from_static(b"cut")) },
+            PutMode::Replace,
+        )
+        .unwrap();
+    assert!(matches!(prune(&store, MaxUnused::Bytes(0)), Err(Error::Damaged { .. })));
+    assert_eq!(names(ObjectKind::Index), before.1);
+}
+
+#[test]
+fn it_waits_for_nobody_to_write() {
+    let (store, repository) = mostly_forgotten();
+    let writes = Lock::acquire(&repository, LockMode::Shared, Duration::ZERO).unwrap();
+    assert!(matches!(prune(&store, MaxUnused::Bytes(0)), Err(Error::Locked { .. })));
+    writes.release().unwrap();
+    prune(&store, MaxUnused::Bytes(0)).unwrap();
+}
