@@ -47,6 +47,10 @@ fn restic_finds_nothing_left_to_do() {
     for figure in ["bytes_needed", "blobs_needed", "blobs_unused", "packs_repacked", "packs_removed", "bytes_freed"] {
         assert_eq!(done[figure], planned[figure], "{figure}");
     }
+    for requests in ["put", "get", "delete"] {
+        let (most, made) = (&planned["requests"][requests], &done["requests"][requests]);
+        assert!(requests == "get" || most.as_u64() >= made.as_u64(), "{requests}: {most} were said, {made} made");
+    }
     let after = bytes_of(&data);
     let freed = done["bytes_freed"].as_u64().unwrap();
     assert!(before.abs_diff(after + freed) < 10_000, "{before} bytes before, {after} after, {freed} said to be freed");

@@ -220,3 +220,29 @@ fn we_wait_for_restics_maintenance() {
     assert_eq!(checking.wait().code, 0);
     assert_eq!(waiting.wait().code, 0);
 }
+
+/// No index at all: what packs say of themselves is enough, ours and restic's.
+#[test]
+fn an_index_that_is_gone_comes_back() {
+    let (dir, mover, repository) = ours();
+    let source = path(&dir, "source");
+    mover.ok(&["backup", &source]);
+    let stock = restic("restic-new", &repository);
+    std::fs::write(dir.path().join("source/later"), random(3 << 20, 5)).unwrap();
+    stock.ok(&["backup", &source]);
+    let index = dir.path().join("repository/index");
+    std::fs::remove_dir_all(&index).unwrap();
+    std::fs::create_dir(&index).unwrap();
+    std::fs::write(index.join("ab".repeat(32)), b"nonsense").unwrap();
+    assert_eq!(mover.run(&["check"]).code, 1);
+    let said = mover.ok(&["repair", "index"]);
+    assert!(said.stdout.contains("say --apply") && objects(&index) == 1, "{said:?}");
+    let done = mover.ok(&["--json", "repair", "index", "--apply"]).lines("repair_summary").remove(0);
+    assert_eq!((done["index_files_removed"].as_u64(), done["packs_forgotten"].as_u64()), (Some(1), Some(0)), "{done:#}");
+    assert!(mover.ok(&["repair", "index"]).stdout.contains("nothing to repair"));
+    for version in RESTICS {
+        restic(version, &repository).ok(&["check", "--read-data"]);
+    }
+    mover.ok(&["restore", "latest", &path(&dir, "again")]);
+    assert_same(&dir.path().join("source"), &dir.path().join("again"));
+}

@@ -22,6 +22,7 @@ pub mod lock;
 pub mod object;
 pub mod prune;
 pub mod read;
+pub mod repair;
 pub mod repository;
 pub mod retention;
 pub mod snapshots;

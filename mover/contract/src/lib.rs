@@ -47,6 +47,8 @@ pub enum Line {
     ForgetSummary(ForgetSummary),
     /// The end of a prune.
     PruneSummary(PruneSummary),
+    /// The end of a repair.
+    RepairSummary(RepairSummary),
     /// Why the command failed.
     Error(Failure),
 }
@@ -311,8 +313,23 @@ pub struct PruneSummary {
     pub seconds: f64,
     /// True: nothing was changed.
     pub dry_run: bool,
-    /// What was asked of the store.
+    /// What was asked of the store; in a dry run, about what would be.
     pub requests: Requests,
+}
+
+/// What a repair of the index did, or without `--apply` would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairSummary {
+    /// Index files that cannot be read, and go.
+    pub index_files_removed: u64,
+    /// Packs that are there and are named again.
+    pub packs_named: u64,
+    /// Packs that are not there as the index says, and are no longer named.
+    pub packs_forgotten: u64,
+    /// Packs that are there and whose own list cannot be read.
+    pub packs_unreadable: u64,
+    /// True: nothing was changed.
+    pub dry_run: bool,
 }
 
 /// Why the command failed.

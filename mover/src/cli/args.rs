@@ -114,6 +114,8 @@ pub(crate) enum Command {
     Forget(Box<Forget>),
     /// Free what no snapshot needs; nobody else may write meanwhile
     Prune(Prune),
+    /// Make the repository say again what is there; without --apply only say what is wrong
+    Repair(Repair),
     /// List, add, remove and change passwords
     Key(Key),
     /// Remove locks that were left behind
@@ -404,6 +406,25 @@ pub(crate) struct Prune {
     /// Say what would be done; change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Repair {
+    #[command(subcommand)]
+    pub(crate) what: RepairWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RepairWhat {
+    /// Name the packs that are there, from their own lists, and no others; files and snapshots stay as they are
+    #[command(
+        after_help = "Packs that are gone are no longer named: the next backup stores again what it still has of them. `mover check` says which files\nare lost. It waits for nobody unless --retry-lock says so.\n\nExample:\n  mover repair index && mover repair index --apply"
+    )]
+    Index {
+        /// Do it
+        #[arg(long)]
+        apply: bool,
+    },
 }
 
 #[derive(Debug, Args)]

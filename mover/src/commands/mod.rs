@@ -9,6 +9,7 @@ mod init;
 mod key;
 mod ls;
 mod prune;
+mod repair;
 mod restore;
 mod snapshots;
 mod unlock;
@@ -32,6 +33,7 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
         Command::Check(args) => check::run(settings, &args),
         Command::Forget(args) => forget::run(settings, *args),
         Command::Prune(args) => prune::run(settings, &args),
+        Command::Repair(args) => repair::run(settings, &args.what),
         Command::Key(args) => key::run(settings, args.action),
         Command::Unlock(args) => unlock::run(settings, &args),
         Command::Completions { shell } => generate::completions(settings, shell),

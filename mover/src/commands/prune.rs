@@ -1,9 +1,9 @@
 //! `mover prune`.
 
-use contract::{ExitCode, Line, PruneSummary};
+use contract::{ExitCode, Line, PruneSummary, Requests};
 use repository::format::lock::LockMode;
 use repository::lock::Lock;
-use repository::prune::{self, Options};
+use repository::prune::{self, Options, Planned};
 
 use crate::cli::args::Prune;
 use crate::cli::exit::CommandError;
@@ -40,7 +40,7 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
         packs_removed: (planned.packs.remove.len() + planned.orphans.len()) as u64,
         seconds: report.seconds(),
         dry_run: args.dry_run,
-        requests: requests(repository.counters()),
+        requests: if args.dry_run { estimate(&planned, &options) } else { requests(repository.counters()) },
     };
     report.end(&Line::PruneSummary(summary.clone()));
     match report.output() {
@@ -48,4 +48,11 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
         Output::Text | Output::Verbose => report.print(&summary::prune(&summary))?,
     }
     Ok(ExitCode::Success)
+}
+
+/// What it would take, without the looking.
+fn estimate(planned: &Planned, options: &Options) -> Requests {
+    let (put, get, delete) = planned.requests(options.shares.pack_bytes);
+    let bytes = planned.packs.repacked();
+    Requests { put, get, delete, head: put + delete, bytes_sent: bytes, bytes_received: bytes, ..Requests::default() }
 }

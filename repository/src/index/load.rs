@@ -1,6 +1,7 @@
 //! Reads all index files into one table, a few at a time.
 
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use super::Index;
 use crate::error::{Error, Result};
@@ -84,6 +85,7 @@ impl Index {
             return Err(Error::Stopped);
         }
         repository.index_file(name)?.packs.iter().for_each(|pack| self.insert(pack));
+        self.files.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

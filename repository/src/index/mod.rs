@@ -1,6 +1,7 @@
 //! Where is a blob? All index files in one table in memory: 49 bytes a blob and up to as much again for growth.
 
 mod load;
+pub(crate) mod rewrite;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ pub struct Index {
     packs: RwLock<Packs>,
     shards: Vec<Mutex<HashTable<Entry>>>,
     blobs: AtomicUsize,
+    files: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -135,7 +137,12 @@ pub struct Usage {
 
 impl Default for Index {
     fn default() -> Self {
-        Self { packs: RwLock::default(), shards: (0..SHARDS).map(|_| Mutex::default()).collect(), blobs: AtomicUsize::new(0) }
+        Self {
+            packs: RwLock::default(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            blobs: AtomicUsize::new(0),
+            files: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -274,6 +281,12 @@ impl Index {
     #[must_use]
     pub fn packs(&self) -> Vec<PackInfo> {
         self.packs.read().expect("no holder panics").all.clone()
+    }
+
+    /// Index files that were read.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.files.load(Ordering::Relaxed)
     }
 
     /// Number of entries.

@@ -1,9 +1,11 @@
 //! Frees what no snapshot needs. Under the exclusive lock: nobody writes, or relies on anything, meanwhile.
 //!
 //! ```text
-//! mark what snapshots need ─► plan ─► what is needed of packs that go is stored again, and indexed
-//!      ─► index files without the packs that go ─► the old index files go ─► the packs go
+//! mark what snapshots need ─► plan ─► packs that nobody names go
+//!      ─► packs of which nothing is needed:                          index files without them ─► the old ones go ─► they go
+//!      ─► packs of which little is: that is stored again, and indexed; index files without them ─► the old ones go ─► they go
 //! ```
+//! Space comes back before more is needed, and damage in one pack keeps nothing from going that is whole.
 //! Each step leaves every snapshot whole: at any moment each needed blob lies in a pack that is there and that an index file
 //! names. One that was killed leaves packs that nobody names, and the next one removes them.
 
@@ -18,10 +20,11 @@ use crate::budget::Shares;
 use crate::compress::Compression;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
-use crate::format::index::{IndexFile, IndexedPack};
+use crate::format::index::IndexedPack;
 use crate::format::node::{Node, NodeKind};
 use crate::id::{BlobId, PackId};
-use crate::index::{Index, Mark, PackInfo};
+use crate::index::rewrite::rewrite;
+use crate::index::{Index, Mark, PackInfo, Usage};
 use crate::object::{ObjectKind, ObjectName};
 use crate::read::ranges::merge;
 use crate::read::{BlobOpener, MAX_BLOB, Trees};
@@ -33,8 +36,6 @@ use crate::write::{Verify, WriteMode, WriteOptions, Writer};
 const READ: u32 = 8 << 20;
 /// Packs whose blobs are looked up together: the table is gone through once for each so many.
 const BATCH: usize = 1024;
-/// Blobs of an index file: stock restic's own number.
-const BLOBS_A_FILE: usize = 50_000;
 
 /// How far to go.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +77,20 @@ impl Planned {
         let removed: u64 = self.packs.remove.iter().chain(&self.packs.repack).map(|usage| usage.pack.size).sum();
         let orphans: u64 = self.orphans.iter().map(|(_, size)| size).sum();
         (removed + orphans).saturating_sub(self.packs.repacked())
+    }
+
+    /// Requests that it takes, at most: puts, gets, deletes. Each delete asks for the lock, too.
+    #[must_use]
+    pub fn requests(&self, pack_bytes: u64) -> (u64, u64, u64) {
+        if self.is_empty() {
+            return (0, 0, 0);
+        }
+        let again = self.packs.repack.iter();
+        let reads: u64 = again.map(|usage| usage.needed_bytes.div_ceil(u64::from(READ)).min(u64::from(usage.needed_blobs))).sum();
+        let passes = u64::from(!self.packs.remove.is_empty() || self.twice > 0) + u64::from(!self.packs.repack.is_empty());
+        let files = passes * self.index.files() as u64;
+        let packs = self.packs.remove.len() + self.packs.repack.len() + self.orphans.len();
+        (self.packs.repacked().div_ceil(pack_bytes) + 1 + files, reads + files, packs as u64 + files)
     }
 
     /// Whether there is nothing to do.
@@ -163,15 +178,32 @@ fn mark(repository: &Arc<Repository>, index: &Arc<Index>, options: &Options, can
 /// Those of the store, and damage of what is to be stored again: what was done by then is whole, and the next one goes on.
 pub fn run(repository: &Arc<Repository>, planned: &Planned, options: &Options, on_repacked: OnRepacked<'_>) -> Result<()> {
     let Planned { packs, index, .. } = planned;
+    remove(repository, planned.orphans.iter().map(|(id, _)| *id))?;
+    let ids = |packs: &[Usage]| packs.iter().map(|usage| usage.pack.id).collect::<HashSet<_>>();
+    let useless = ids(&packs.remove);
+    if !useless.is_empty() || planned.twice > 0 {
+        leave_out(repository, &useless)?;
+        remove(repository, useless)?;
+    }
     if !packs.repack.is_empty() {
         repack(repository, index, packs, options, on_repacked)?;
+        let again = ids(&packs.repack);
+        leave_out(repository, &again)?;
+        remove(repository, again)?;
     }
-    let gone: HashSet<PackId> = packs.remove.iter().chain(&packs.repack).map(|usage| usage.pack.id).collect();
-    if !gone.is_empty() || planned.twice > 0 {
-        leave_out(repository, &gone)?;
-    }
-    // Nobody names them any more.
-    for id in gone.into_iter().chain(planned.orphans.iter().map(|(id, _)| *id)) {
+    Ok(())
+}
+
+/// From the index.
+fn leave_out(repository: &Repository, gone: &HashSet<PackId>) -> Result<()> {
+    let mut names = Vec::new();
+    repository.store().list(ObjectKind::Index, &mut |listed| names.push(listed.name))?;
+    rewrite(repository, names, |pack| !gone.contains(&pack.id))
+}
+
+/// Packs that nobody names any more.
+fn remove(repository: &Repository, packs: impl IntoIterator<Item = PackId>) -> Result<()> {
+    for id in packs {
         if repository.stop().is_stopped() {
             return Err(Error::Stopped);
         }
@@ -252,38 +284,4 @@ impl Copier<'_> {
         }
         Ok(())
     }
-}
-
-/// Index files that name packs that go, or that another one names too, are written again without them; only then do the old
-/// ones go.
-fn leave_out(repository: &Repository, gone: &HashSet<PackId>) -> Result<()> {
-    let mut names = Vec::new();
-    repository.store().list(ObjectKind::Index, &mut |listed| names.push(listed.name))?;
-    let (mut old, mut next, mut blobs) = (Vec::new(), IndexFile::default(), 0);
-    // A pack never changes: named with as many blobs, it is named with the same.
-    let mut named: HashSet<(PackId, usize)> = HashSet::new();
-    let write = |file: &mut IndexFile| match std::mem::take(file) {
-        IndexFile { packs } if packs.is_empty() => Ok(()),
-        file => repository.save_unpacked(ObjectKind::Index, file.encode()).map(drop),
-    };
-    for name in names {
-        if repository.stop().is_stopped() {
-            return Err(Error::Stopped);
-        }
-        let mut file = repository.index_file(&name)?;
-        let count = file.packs.len();
-        file.packs.retain(|pack| !gone.contains(&pack.id) && named.insert((pack.id, pack.blobs.len())));
-        if file.packs.len() == count {
-            continue;
-        }
-        old.push(name);
-        blobs += file.packs.iter().map(|pack| pack.blobs.len()).sum::<usize>();
-        next.packs.append(&mut file.packs);
-        if blobs >= BLOBS_A_FILE {
-            write(&mut next)?;
-            blobs = 0;
-        }
-    }
-    write(&mut next)?;
-    old.iter().try_for_each(|name| repository.store().delete(name).map_err(Error::from))
 }

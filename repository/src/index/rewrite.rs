@@ -1,0 +1,65 @@
+//! Writes index files again, with less in them or with more; the new ones first, then the old ones go.
+
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::format::index::{IndexFile, IndexedPack};
+use crate::id::PackId;
+use crate::object::{ObjectKind, ObjectName};
+use crate::repository::Repository;
+
+/// Blobs of an index file: stock restic's own number.
+const BLOBS_A_FILE: usize = 50_000;
+
+/// Index files that name packs that do not stay, or that another one names too, are written again without them.
+///
+/// # Errors
+/// Those of the store, damaged files; what was done by then is whole.
+pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: impl Fn(&IndexedPack) -> bool) -> Result<()> {
+    let (mut old, mut next) = (Vec::new(), Files::new(repository));
+    // A pack never changes: named with as many blobs, it is named with the same.
+    let mut named: HashSet<(PackId, usize)> = HashSet::new();
+    for name in names {
+        if repository.stop().is_stopped() {
+            return Err(Error::Stopped);
+        }
+        let mut file = repository.index_file(&name)?;
+        let count = file.packs.len();
+        file.packs.retain(|pack| stays(pack) && named.insert((pack.id, pack.blobs.len())));
+        if file.packs.len() < count {
+            old.push(name);
+            file.packs.into_iter().try_for_each(|pack| next.add(pack))?;
+        }
+    }
+    next.finish()?;
+    old.iter().try_for_each(|name| repository.store().delete(name).map_err(Error::from))
+}
+
+/// Collects packs into index files of a good size.
+pub(crate) struct Files<'a> {
+    repository: &'a Repository,
+    packs: Vec<IndexedPack>,
+    blobs: usize,
+}
+
+impl<'a> Files<'a> {
+    pub(crate) const fn new(repository: &'a Repository) -> Self {
+        Self { repository, packs: Vec::new(), blobs: 0 }
+    }
+
+    pub(crate) fn add(&mut self, pack: IndexedPack) -> Result<()> {
+        self.blobs += pack.blobs.len();
+        self.packs.push(pack);
+        if self.blobs < BLOBS_A_FILE { Ok(()) } else { self.write() }
+    }
+
+    pub(crate) fn finish(mut self) -> Result<()> {
+        if self.packs.is_empty() { Ok(()) } else { self.write() }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.blobs = 0;
+        let packs = std::mem::take(&mut self.packs);
+        self.repository.save_unpacked(ObjectKind::Index, IndexFile { packs }.encode()).map(drop)
+    }
+}
