@@ -1,8 +1,8 @@
 //! Looks for damage: first what the structure says of itself, then, if asked, every byte.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -16,6 +16,7 @@ use crate::format::pack::{MAX_HEADER, TRAILER, decode_header};
 use crate::id::{BlobId, PackId};
 use crate::index::Index;
 use crate::object::{ObjectKind, ObjectName};
+use crate::parallel;
 use crate::read::{BlobOpener, Trees};
 use crate::repository::Repository;
 use crate::store::{ReadRange, StoreErrorKind};
@@ -239,22 +240,17 @@ fn read_packs(
     }
     counts.to_read.0.store(packs.len() as u64, Ordering::Relaxed);
     counts.to_read.1.store(packs.iter().map(IndexedPack::size).sum(), Ordering::Relaxed);
-    let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
-    let work = || {
-        let mut reader = PackReader { repository, opener: BlobOpener::new(repository), counts, buffer: Vec::new() };
-        while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match reader.pack(pack) {
-                Ok(()) => drop(counts.packs_read.fetch_add(1, Ordering::Relaxed)),
-                Err(Error::Damaged { object, what, .. }) => on_finding(Finding { object, problem: what, severity: Severity::Error }),
-                Err(error) => {
-                    next.store(packs.len(), Ordering::Relaxed);
-                    failure.lock().expect("no holder panics").get_or_insert(error);
-                }
-            }
+    let begin = || PackReader { repository, opener: BlobOpener::new(repository), counts, buffer: Vec::new() };
+    parallel::each(shares.workers + shares.readers, &packs, begin, |reader, pack| match reader.pack(pack) {
+        Err(Error::Damaged { object, what, .. }) => {
+            on_finding(Finding { object, problem: what, severity: Severity::Error });
+            Ok(())
         }
-    };
-    std::thread::scope(|scope| (0..shares.workers + shares.readers).for_each(|_| drop(scope.spawn(work))));
-    failure.into_inner().expect("no holder panics").map_or(Ok(()), Err)
+        read => {
+            counts.packs_read.fetch_add(u64::from(read.is_ok()), Ordering::Relaxed);
+            read
+        }
+    })
 }
 
 struct PackReader<'a> {

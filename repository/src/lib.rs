@@ -20,6 +20,7 @@ pub mod id;
 pub mod index;
 pub mod lock;
 pub mod object;
+mod parallel;
 pub mod prune;
 pub mod read;
 pub mod repair;

@@ -394,12 +394,15 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "It waits for nobody unless --retry-lock says so, and backups wait for it. One that was ended in the middle has lost nothing: the next one goes on.\n\nExample:\n  mover forget --keep-daily 7 && mover prune --max-unused 10% --dry-run"
+    after_help = "It is refused while somebody works there, and others while it works (exit code 11), unless they wait with --retry-lock. One that was ended in the middle has lost nothing: the next one goes on.\n\nExample:\n  mover forget --keep-daily 7 && mover prune --max-unused 10% --dry-run"
 )]
 pub(crate) struct Prune {
     /// What may stay though nothing needs it: a share of what is stored in the end, a size, or unlimited. Less costs more requests and traffic
     #[arg(long, value_name = "LIMIT", default_value = "5%")]
     pub(crate) max_unused: MaxUnused,
+    /// Prune also where there is no snapshot at all: everything goes
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
     /// Store at most so many bytes again; the rest is for the next time
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_repack_size: Option<Bytes>,

@@ -68,7 +68,7 @@ pub(crate) fn report(error: &CommandError, report: &Report) -> ExitCode {
         return code;
     }
     if code == ExitCode::Interrupted {
-        report.say("interrupted: nothing that was there before has changed");
+        report.say("interrupted: no snapshot has changed; run it again to go on");
         return code;
     }
     report.say(&format!("error: {error}"));

@@ -1,6 +1,8 @@
 //! `mover prune`.
 
-use contract::{ExitCode, Line, PruneSummary, Requests};
+use std::path::Path;
+
+use contract::{ExitCode, Line, PruneSummary, Requests, Severity};
 use repository::format::lock::LockMode;
 use repository::lock::Lock;
 use repository::prune::{self, Options, Planned};
@@ -12,7 +14,8 @@ use crate::report::{Output, requests, summary};
 
 pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, CommandError> {
     let max_repack_bytes = args.max_repack_size.map_or(u64::MAX, |size| size.0);
-    let options = Options { max_unused: args.max_unused.0, max_repack_bytes, shares: settings.shares.without_sources() };
+    let options =
+        Options { max_unused: args.max_unused.0, max_repack_bytes, shares: settings.shares.without_sources(), may_empty: args.allow_empty };
     let repository = settings.open()?;
     // Looking alone is in nobody's way.
     let mode = if args.dry_run { LockMode::Shared } else { LockMode::Exclusive };
@@ -27,6 +30,10 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
         Ok::<_, CommandError>(planned)
     })?;
     lock.release()?;
+    if planned.lost > 0 {
+        let problem = format!("{} packs that the index named were not there; nothing needs them, but something removed them", planned.lost);
+        report.item(Path::new("data/"), &problem, Severity::Warning);
+    }
     let summary = PruneSummary {
         blobs_needed: planned.needed_blobs,
         bytes_needed: planned.needed_bytes,

@@ -106,7 +106,7 @@ pub(crate) fn prune(summary: &PruneSummary) -> String {
     row("repacked", bytes(summary.bytes_repacked));
     row("unused", format!("{} stay", bytes(summary.bytes_unused_after)));
     row("time", duration(Duration::from_secs_f64(summary.seconds)));
-    row("requests", format!("{}{}", if summary.dry_run { "at most " } else { "" }, requests(&summary.requests)));
+    row("requests", format!("{}{}", if summary.dry_run { "about " } else { "" }, requests(&summary.requests)));
     let freed = bytes(bytes_freed);
     row("result", if summary.dry_run { format!("{freed} would be freed; nothing was changed") } else { format!("{freed} freed") });
     text

@@ -3,7 +3,7 @@
 mod load;
 pub(crate) mod rewrite;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock};
 
@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 
 use crate::format::BlobKind;
 use crate::format::index::IndexedPack;
-use crate::format::pack::PackedBlob;
+use crate::format::pack::{PackedBlob, header_len};
 use crate::id::{BlobId, PackId};
 
 /// Shards grow one at a time: growing never doubles the whole table.
@@ -68,6 +68,14 @@ impl Entry {
         self.id == id.0 && (self.pack & TREE != 0) == (kind == BlobKind::Tree)
     }
 
+    const fn kind(&self) -> BlobKind {
+        if self.pack & TREE == 0 { BlobKind::Data } else { BlobKind::Tree }
+    }
+
+    fn is_copy_of(&self, other: &Self) -> bool {
+        self.id == other.id && (self.pack ^ other.pack) & TREE == 0
+    }
+
     const fn pack(&self) -> u32 {
         self.pack & IN_FLIGHT
     }
@@ -83,7 +91,7 @@ impl Entry {
     fn blob(&self) -> PackedBlob {
         PackedBlob {
             id: BlobId(self.id),
-            kind: if self.pack & TREE == 0 { BlobKind::Data } else { BlobKind::Tree },
+            kind: self.kind(),
             offset: self.offset,
             stored: self.stored,
             uncompressed: (self.uncompressed != 0).then_some(self.uncompressed),
@@ -131,6 +139,8 @@ pub struct Usage {
     pub needed_blobs: u32,
     /// Bytes of these, as stored.
     pub needed_bytes: u64,
+    /// Those that are not, because another copy of them is.
+    pub copies: u32,
     /// It holds trees: everything reads those first.
     pub has_trees: bool,
 }
@@ -154,31 +164,39 @@ impl Index {
     /// Adds a pack and all its blobs. One that is there already gets those that it lacks.
     pub fn insert(&self, pack: &IndexedPack) {
         let blobs_end = pack.blobs.iter().map(|blob| blob.offset + blob.stored).max().unwrap_or(0);
-        let (number, is_new) = {
+        let number = {
             let Packs { all, numbers } = &mut *self.packs.write().expect("no holder panics");
             let next = u32::try_from(all.len()).ok().filter(|&number| number < IN_FLIGHT).expect("fewer than a billion packs");
             let number = *numbers.entry(pack.id).or_insert(next);
             if number == next {
-                all.push(PackInfo { id: pack.id, blobs_end, size: pack.size(), files: 1 });
+                all.push(PackInfo { id: pack.id, blobs_end, size: header_len(&[]), files: 1 });
             } else {
                 let known = &mut all[number as usize];
                 known.files += 1;
-                (known.blobs_end, known.size) = (known.blobs_end.max(blobs_end), known.size.max(pack.size()));
+                known.blobs_end = known.blobs_end.max(blobs_end);
             }
-            (number, number == next)
+            number
         };
-        let mut added = 0;
+        let (mut added, mut size) = (0, 0);
         for blob in &pack.blobs {
             let kind = if blob.kind == BlobKind::Tree { TREE } else { 0 };
             let (offset, stored, uncompressed) = (blob.offset, blob.stored, blob.uncompressed.unwrap_or(0));
             let entry = Entry { id: blob.id.0, pack: number | kind, offset, stored, uncompressed };
             let mut shard = self.shard(&blob.id.0);
-            if is_new || shard.find(hash(&entry.id), |known| *known == entry).is_none() {
+            if shard.find(hash(&entry.id), |known| *known == entry).is_none() {
                 shard.insert_unique(hash(&entry.id), entry, rehash);
                 added += 1;
+                size += u64::from(stored) + header_len(&[*blob]) - header_len(&[]);
             }
         }
         self.blobs.fetch_add(added, Ordering::Relaxed);
+        self.packs.write().expect("no holder panics").all[number as usize].size += size;
+    }
+
+    /// Whether a copy of it is marked as needed.
+    #[must_use]
+    pub fn is_needed(&self, id: &BlobId, kind: BlobKind) -> bool {
+        self.shard(&id.0).iter_hash(hash(&id.0)).any(|entry| entry.is(id, kind) && entry.is_needed())
     }
 
     /// Says that a blob is needed. Of its copies the first that lies in a pack that `can_be_read` counts, and no other.
@@ -202,15 +220,18 @@ impl Index {
     pub fn usage(&self) -> Vec<Usage> {
         let packs = self.packs().into_iter();
         let mut usage: Vec<Usage> =
-            packs.map(|pack| Usage { pack, blobs: 0, needed_blobs: 0, needed_bytes: 0, has_trees: false }).collect();
+            packs.map(|pack| Usage { pack, blobs: 0, needed_blobs: 0, needed_bytes: 0, copies: 0, has_trees: false }).collect();
         for shard in &self.shards {
-            for entry in shard.lock().expect("no holder panics").iter().filter(|entry| entry.is_stored()) {
+            let shard = shard.lock().expect("no holder panics");
+            for entry in shard.iter().filter(|entry| entry.is_stored()) {
                 let pack = &mut usage[entry.pack() as usize];
                 pack.blobs += 1;
                 pack.has_trees |= entry.pack & TREE != 0;
                 if entry.is_needed() {
                     pack.needed_blobs += 1;
                     pack.needed_bytes += u64::from(entry.stored);
+                } else if shard.iter_hash(rehash(entry)).any(|other| other.is_needed() && other.is_copy_of(entry)) {
+                    pack.copies += 1;
                 }
             }
         }
@@ -219,8 +240,18 @@ impl Index {
 
     /// The blobs that are needed of these packs, by ascending offset.
     #[must_use]
-    pub fn needed_of(&self, wanted: &[PackInfo]) -> Vec<IndexedPack> {
-        self.blobs_of(wanted.iter().map(|pack| pack.id).collect(), Entry::is_needed)
+    pub fn needed_of(&self, wanted: Vec<PackId>) -> Vec<IndexedPack> {
+        self.blobs_of(wanted, Entry::is_needed)
+    }
+
+    /// Of the blobs of `these` packs the copies that are needed instead, as far as they lie in `those`.
+    #[must_use]
+    pub fn needed_instead(&self, these: Vec<PackId>, those: Vec<PackId>) -> Vec<IndexedPack> {
+        let of_these = self.blobs_of(these, |_| true);
+        let wanted: HashSet<(BlobId, BlobKind)> = of_these.iter().flat_map(|pack| &pack.blobs).map(|blob| (blob.id, blob.kind)).collect();
+        let mut found = self.blobs_of(those, |entry| entry.is_needed() && wanted.contains(&(BlobId(entry.id), entry.kind())));
+        found.retain(|pack| !pack.blobs.is_empty());
+        found
     }
 
     fn blobs_of(&self, wanted: Vec<PackId>, is_meant: impl Fn(&Entry) -> bool) -> Vec<IndexedPack> {
@@ -389,7 +420,8 @@ mod tests {
         let of_three = index.usage()[0];
         assert_eq!((needed, of_three.needed_blobs, of_three.blobs, of_three.has_trees), (2, 0, 2, true));
         let packs: Vec<PackInfo> = index.packs();
-        let blobs: Vec<PackedBlob> = index.needed_of(&packs).into_iter().flat_map(|pack| pack.blobs).collect();
+        let blobs: Vec<PackedBlob> =
+            index.needed_of(packs.iter().map(|pack| pack.id).collect()).into_iter().flat_map(|pack| pack.blobs).collect();
         assert_eq!(blobs.len(), 2);
         assert!(blobs.contains(&blob(5, BlobKind::Data, 40)) && blobs.contains(&blob(1, BlobKind::Tree, 0)));
         // What it is needed for changes nothing for those who look for it.

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
+use crate::crypto::sha256;
 use crate::error::{Error, Result};
 use crate::format::index::{IndexFile, IndexedPack};
+use crate::format::pack::encode_header;
 use crate::id::PackId;
 use crate::object::{ObjectKind, ObjectName};
 use crate::repository::Repository;
@@ -17,15 +19,15 @@ const BLOBS_A_FILE: usize = 50_000;
 /// Those of the store, damaged files; what was done by then is whole.
 pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: impl Fn(&IndexedPack) -> bool) -> Result<()> {
     let (mut old, mut next) = (Vec::new(), Files::new(repository));
-    // A pack never changes: named with as many blobs, it is named with the same.
-    let mut named: HashSet<(PackId, usize)> = HashSet::new();
+    // Of lists that differ all stay: nobody knows which one is right.
+    let mut named: HashSet<(PackId, [u8; 32])> = HashSet::new();
     for name in names {
         if repository.stop().is_stopped() {
             return Err(Error::Stopped);
         }
         let mut file = repository.index_file(&name)?;
         let count = file.packs.len();
-        file.packs.retain(|pack| stays(pack) && named.insert((pack.id, pack.blobs.len())));
+        file.packs.retain(|pack| stays(pack) && named.insert((pack.id, sha256(&encode_header(&pack.blobs)))));
         if file.packs.len() < count {
             old.push(name);
             file.packs.into_iter().try_for_each(|pack| next.add(pack))?;

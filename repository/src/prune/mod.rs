@@ -2,17 +2,17 @@
 //!
 //! ```text
 //! mark what snapshots need ─► plan ─► packs that nobody names go
-//!      ─► packs of which nothing is needed:                          index files without them ─► the old ones go ─► they go
-//!      ─► packs of which little is: that is stored again, and indexed; index files without them ─► the old ones go ─► they go
+//!      ─► packs of which nothing is needed:       index files without them ─► the old ones go ─► they go
+//!      ─► some packs of which little is needed:   that is stored again, and indexed ─► the same        (again and again)
+//!      ─► packs that hold copies of what is needed, and nothing else of use:                the same
 //! ```
-//! Space comes back before more is needed, and damage in one pack keeps nothing from going that is whole.
 //! Each step leaves every snapshot whole: at any moment each needed blob lies in a pack that is there and that an index file
-//! names. One that was killed leaves packs that nobody names, and the next one removes them.
+//! names. Space comes back before more is needed; what was read and found right is removed last. One that was killed leaves
+//! packs that nobody names, and the next one removes them.
 
 mod plan;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub use self::plan::{MaxUnused, Plan};
@@ -22,20 +22,22 @@ use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::index::IndexedPack;
 use crate::format::node::{Node, NodeKind};
-use crate::id::{BlobId, PackId};
+use crate::format::pack::PackedBlob;
+use crate::id::{BlobId, ObjectId, PackId};
 use crate::index::rewrite::rewrite;
 use crate::index::{Index, Mark, PackInfo, Usage};
 use crate::object::{ObjectKind, ObjectName};
+use crate::parallel;
 use crate::read::ranges::merge;
 use crate::read::{BlobOpener, MAX_BLOB, Trees};
 use crate::repository::Repository;
 use crate::store::{ReadRange, StoreErrorKind};
-use crate::write::{Verify, WriteMode, WriteOptions, Writer};
+use crate::write::{Verify, WriteMode, WriteOptions, Writer, must_be_writable};
 
 /// One request for blobs of a pack is at most this long.
 const READ: u32 = 8 << 20;
-/// Packs whose blobs are looked up together: the table is gone through once for each so many.
-const BATCH: usize = 1024;
+/// Blobs that are stored again before the packs that had them go.
+const BATCH: u32 = 50_000;
 
 /// How far to go.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +48,8 @@ pub struct Options {
     pub max_repack_bytes: u64,
     /// Memory and threads.
     pub shares: Shares,
+    /// Whether all may go, where there is no snapshot at all.
+    pub may_empty: bool,
 }
 
 /// What is to be done.
@@ -79,7 +83,7 @@ impl Planned {
         (removed + orphans).saturating_sub(self.packs.repacked())
     }
 
-    /// Requests that it takes, at most: puts, gets, deletes. Each delete asks for the lock, too.
+    /// Requests that it takes, about: puts, gets, deletes. Each delete asks for the lock, too.
     #[must_use]
     pub fn requests(&self, pack_bytes: u64) -> (u64, u64, u64) {
         if self.is_empty() {
@@ -106,15 +110,25 @@ pub type OnRepacked<'a> = &'a (dyn Fn(u64) + Sync);
 /// Finds out what is to be done, and changes nothing. Whoever goes on with it holds the exclusive lock since before.
 ///
 /// # Errors
-/// Damage: what snapshots need must be there, or be repaired first. [`Error::MemoryBound`].
+/// Damage: what snapshots need must be there, or be repaired first. [`Error::MemoryBound`]. [`Error::Refused`].
 pub fn look(repository: &Arc<Repository>, options: &Options) -> Result<Planned> {
+    must_be_writable(repository)?;
+    if repository.config().append_only == Some(true) {
+        return Err(Error::Refused("this repository says of itself that nothing in it is to be removed (append_only)".to_owned()));
+    }
+    // Snapshots first: what they need was stored before them.
+    let snapshots = repository.snapshot_ids()?;
     let index = Arc::new(Index::load(repository, options.shares.index_bytes)?);
     let mut stored: HashMap<PackId, u64> = HashMap::new();
     repository.store().list(ObjectKind::Pack, &mut |listed| {
         stored.insert(PackId(listed.name.id.0), listed.size);
     })?;
+    if snapshots.is_empty() && !options.may_empty && !index.is_empty() {
+        let message = "there is no snapshot at all, so everything would go: if that is meant, say --allow-empty";
+        return Err(Error::Refused(message.to_owned()));
+    }
     let is_whole = |pack: &PackInfo| stored.get(&pack.id) == Some(&pack.size);
-    mark(repository, &index, options, &is_whole)?;
+    mark(repository, &index, options, &snapshots, &is_whole)?;
     let mut usage = index.usage();
     let named: HashSet<PackId> = usage.iter().map(|usage| usage.pack.id).collect();
     let mut lost = 0;
@@ -138,34 +152,49 @@ pub fn look(repository: &Arc<Repository>, options: &Options) -> Result<Planned> 
     Ok(Planned { index, packs, orphans, lost, twice, needed_blobs, needed_bytes, unused_blobs: blobs - needed_blobs, bytes_before })
 }
 
-/// Marks one copy of every blob that a snapshot needs.
-fn mark(repository: &Arc<Repository>, index: &Arc<Index>, options: &Options, can_be_read: &dyn Fn(&PackInfo) -> bool) -> Result<()> {
+/// Marks one copy of every blob that a snapshot needs; of trees the one that was read.
+fn mark(
+    repository: &Arc<Repository>,
+    index: &Arc<Index>,
+    options: &Options,
+    snapshots: &[ObjectId],
+    is_whole: &dyn Fn(&PackInfo) -> bool,
+) -> Result<()> {
     let trees = Trees::new(repository, index, options.shares.tree_bytes);
-    // True where it was not needed before.
-    let need = |id: &BlobId, kind| match index.mark(id, kind, can_be_read) {
-        Mark::First => Ok(true),
-        Mark::Again => Ok(false),
-        Mark::Missing => Err(match index.location(id, kind) {
-            Some(there) => repository.damaged(&ObjectName::pack(there.pack.id), "snapshots need it, and it is gone or cut"),
-            None => Error::MissingBlob { id: *id, kind },
-        }),
-    };
-    let mut waiting = Vec::new();
-    for id in repository.snapshot_ids()? {
-        let root = repository.snapshot(id)?.tree;
-        waiting.extend(need(&root, BlobKind::Tree)?.then_some(root));
+    for id in snapshots {
+        let root = match repository.snapshot(*id) {
+            // Forgotten meanwhile, by those whom a dry run does not keep out.
+            Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => continue,
+            snapshot => snapshot?.tree,
+        };
+        let missing = |blob: &BlobId, kind| match index.location(blob, kind) {
+            Some(there) => {
+                repository.damaged(&ObjectName::pack(there.pack.id), format!("snapshot {} needs it, and it is gone or cut", id.short()))
+            }
+            None => Error::MissingBlob { id: *blob, kind },
+        };
+        let mut waiting = vec![root];
         while let Some(tree) = waiting.pop() {
             if repository.stop().is_stopped() {
                 return Err(Error::Stopped);
             }
+            if index.is_needed(&tree, BlobKind::Tree) {
+                continue;
+            }
             let mut nodes = trees.open(&tree)?;
+            let from = nodes.pack();
+            let is_read = |pack: &PackInfo| pack.id == from && is_whole(pack);
+            if index.mark(&tree, BlobKind::Tree, &is_read) == Mark::Missing && index.mark(&tree, BlobKind::Tree, is_whole) == Mark::Missing
+            {
+                return Err(missing(&tree, BlobKind::Tree));
+            }
             while let Some(Node { kind, content, subtree, .. }) = nodes.next_node()? {
-                if kind == NodeKind::File {
-                    content.iter().flatten().try_for_each(|id| need(id, BlobKind::Data).map(drop))?;
+                for blob in content.iter().flatten().filter(|_| kind == NodeKind::File) {
+                    if index.mark(blob, BlobKind::Data, is_whole) == Mark::Missing {
+                        return Err(missing(blob, BlobKind::Data));
+                    }
                 }
-                if let Some(subtree) = subtree {
-                    waiting.extend(need(&subtree, BlobKind::Tree)?.then_some(subtree));
-                }
+                waiting.extend(subtree);
             }
         }
     }
@@ -175,111 +204,167 @@ fn mark(repository: &Arc<Repository>, index: &Arc<Index>, options: &Options, can
 /// Does it. The caller holds the exclusive lock since before [`look`].
 ///
 /// # Errors
-/// Those of the store, and damage of what is to be stored again: what was done by then is whole, and the next one goes on.
+/// Those of the store: what was done by then is whole, and the next one goes on. Damage of what was to be stored again, once
+/// all else is done: the packs concerned stay.
 pub fn run(repository: &Arc<Repository>, planned: &Planned, options: &Options, on_repacked: OnRepacked<'_>) -> Result<()> {
     let Planned { packs, index, .. } = planned;
-    remove(repository, planned.orphans.iter().map(|(id, _)| *id))?;
-    let ids = |packs: &[Usage]| packs.iter().map(|usage| usage.pack.id).collect::<HashSet<_>>();
-    let useless = ids(&packs.remove);
+    let ids = |packs: &[Usage]| packs.iter().map(|usage| usage.pack.id).collect::<Vec<_>>();
+    let threads = options.shares.uploads;
+    remove(repository, threads, &planned.orphans.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
+    let (copies, useless): (Vec<_>, Vec<_>) = packs.remove.iter().copied().partition(|usage: &Usage| usage.copies > 0);
     if !useless.is_empty() || planned.twice > 0 {
-        leave_out(repository, &useless)?;
-        remove(repository, useless)?;
+        take_out(repository, threads, &ids(&useless))?;
     }
-    if !packs.repack.is_empty() {
-        repack(repository, index, packs, options, on_repacked)?;
-        let again = ids(&packs.repack);
-        leave_out(repository, &again)?;
-        remove(repository, again)?;
+    let mut damage = None;
+    for batch in batches(&packs.repack) {
+        let done = repack(repository, index, batch, options, on_repacked, &mut damage)?;
+        take_out(repository, threads, &done)?;
+    }
+    // Another copy may have to serve as long as one was not found right.
+    damage.map_or(Ok(()), Err)?;
+    for batch in batches(&copies) {
+        let gone = ids(batch);
+        read_instead(repository, index, &gone, packs, options)?;
+        take_out(repository, threads, &gone)?;
     }
     Ok(())
 }
 
-/// From the index.
-fn leave_out(repository: &Repository, gone: &HashSet<PackId>) -> Result<()> {
+/// Reads what stays in place of copies that go.
+fn read_instead(repository: &Repository, index: &Index, gone: &[PackId], packs: &Plan, options: &Options) -> Result<()> {
+    // What was stored again was read on its way.
+    let stay = packs.keep.iter().map(|usage| usage.pack.id).collect();
+    let instead = index.needed_instead(gone.to_vec(), stay);
+    parallel::each(
+        options.shares.workers,
+        &instead,
+        || Reader::new(repository),
+        |reader, pack| {
+            reader.each(pack, |opener, blob, sealed| {
+                let name = ObjectName::pack(pack.id);
+                let damaged = |why| repository.damaged(&name, format!("{} blob {} at {} {why}", blob.kind, blob.id.short(), blob.offset));
+                opener.open(blob, sealed).map(drop).map_err(damaged)
+            })
+        },
+    )
+}
+
+/// As many packs at a time as have a batch's blobs; one at least.
+fn batches(mut packs: &[Usage]) -> impl Iterator<Item = &[Usage]> {
+    std::iter::from_fn(move || {
+        let mut blobs = 0;
+        let fits = |usage: &&Usage| {
+            blobs += usage.needed_blobs.max(usage.copies);
+            blobs <= BATCH
+        };
+        let count = packs.iter().take_while(fits).count().max(1);
+        let (batch, rest) = packs.split_at_checked(count)?;
+        packs = rest;
+        Some(batch)
+    })
+}
+
+/// First from the index, then from the store.
+fn take_out(repository: &Repository, threads: usize, packs: &[PackId]) -> Result<()> {
+    let gone: HashSet<PackId> = packs.iter().copied().collect();
     let mut names = Vec::new();
     repository.store().list(ObjectKind::Index, &mut |listed| names.push(listed.name))?;
-    rewrite(repository, names, |pack| !gone.contains(&pack.id))
+    rewrite(repository, names, |pack| !gone.contains(&pack.id))?;
+    remove(repository, threads, packs)
 }
 
 /// Packs that nobody names any more.
-fn remove(repository: &Repository, packs: impl IntoIterator<Item = PackId>) -> Result<()> {
-    for id in packs {
-        if repository.stop().is_stopped() {
-            return Err(Error::Stopped);
-        }
-        repository.store().delete(&ObjectName::pack(id))?;
-    }
-    Ok(())
+fn remove(repository: &Repository, threads: usize, packs: &[PackId]) -> Result<()> {
+    parallel::each(
+        threads,
+        packs,
+        || (),
+        |(), id| {
+            if repository.stop().is_stopped() {
+                return Err(Error::Stopped);
+            }
+            Ok(repository.store().delete(&ObjectName::pack(*id))?)
+        },
+    )
 }
 
-/// Stores what is needed of packs that go once more, as it is sealed, and indexes it.
-fn repack(repository: &Arc<Repository>, index: &Index, packs: &Plan, options: &Options, on_repacked: OnRepacked<'_>) -> Result<()> {
+/// Stores what is needed of these packs once more, as it is sealed, and indexes it. The answer is those that may go.
+fn repack(
+    repository: &Arc<Repository>,
+    index: &Index,
+    batch: &[Usage],
+    options: &Options,
+    on_repacked: OnRepacked<'_>,
+    damage: &mut Option<Error>,
+) -> Result<Vec<PackId>> {
     // To it everything is new.
     let nothing = Arc::new(Index::default());
     let write =
         WriteOptions { shares: options.shares, compression: Compression::default(), verify: Verify::Sealed, mode: WriteMode::Store };
     let writer = Writer::start(repository, &nothing, write)?;
-    for batch in packs.repack.chunks(BATCH) {
-        let batch: Vec<PackInfo> = batch.iter().map(|usage| usage.pack).collect();
-        let needed = index.needed_of(&batch);
-        let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
-        let work = || {
-            let mut copier =
-                Copier { repository, writer: &writer, opener: BlobOpener::new(repository), read: Vec::new(), sealed: Vec::new() };
-            while let Some(pack) = needed.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match copier.copy(pack) {
-                    Ok(()) => on_repacked(pack.blobs.iter().map(|blob| u64::from(blob.stored)).sum()),
-                    Err(error) => {
-                        next.store(needed.len(), Ordering::Relaxed);
-                        failure.lock().expect("no holder panics").get_or_insert(error);
-                    }
-                }
+    let needed = index.needed_of(batch.iter().map(|usage| usage.pack.id).collect());
+    let (done, damage) = (Mutex::new(Vec::new()), Mutex::new(damage));
+    let begin = || (Reader::new(repository), writer.sealer(), Vec::new());
+    parallel::each(options.shares.workers, &needed, begin, |(reader, sealer, copy), pack| {
+        // Its sealed bytes are used again; in place of a damaged one another copy serves.
+        let copied = reader.each(pack, |opener, blob, sealed| {
+            copy.clear();
+            copy.extend_from_slice(sealed);
+            if opener.open(blob, sealed).is_ok() {
+                return writer.store_sealed(blob, copy);
             }
-        };
-        std::thread::scope(|scope| (0..options.shares.workers).for_each(|_| drop(scope.spawn(work))));
-        if let Some(error) = failure.into_inner().expect("no holder panics") {
-            return Err(error);
+            let plain = repository.read_blob(index, opener, &blob.id, blob.kind)?;
+            writer.store(sealer, blob.kind, blob.id, &plain).map(drop)
+        });
+        match copied {
+            Err(error @ Error::Damaged { .. }) => {
+                damage.lock().expect("no holder panics").get_or_insert(error);
+            }
+            copied => {
+                copied?;
+                on_repacked(pack.blobs.iter().map(|blob| u64::from(blob.stored)).sum());
+                done.lock().expect("no holder panics").push(pack.id);
+            }
         }
-    }
-    writer.finish().map(drop)
+        Ok(())
+    })?;
+    writer.finish()?;
+    Ok(done.into_inner().expect("no holder panics"))
 }
 
-struct Copier<'a> {
+/// Reads the blobs of packs one after another, with few requests.
+struct Reader<'a> {
     repository: &'a Repository,
-    writer: &'a Writer,
     opener: BlobOpener,
-    read: Vec<u8>,
-    sealed: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
-impl Copier<'_> {
-    /// Every blob is opened and hashed on its way; its sealed bytes are used again.
-    fn copy(&mut self, pack: &IndexedPack) -> Result<()> {
+impl<'a> Reader<'a> {
+    fn new(repository: &'a Repository) -> Self {
+        Self { repository, opener: BlobOpener::new(repository), buffer: Vec::new() }
+    }
+
+    /// Hands over each blob as it is sealed.
+    fn each(&mut self, pack: &IndexedPack, mut take: impl FnMut(&mut BlobOpener, &PackedBlob, &mut [u8]) -> Result<()>) -> Result<()> {
         let name = ObjectName::pack(pack.id);
+        let damaged = |what: &str| self.repository.damaged(&name, what);
         let wanted: Vec<(u32, u32)> = pack.blobs.iter().map(|blob| (blob.offset, blob.stored)).collect();
         for range in merge(&wanted, READ) {
             if self.repository.stop().is_stopped() {
                 return Err(Error::Stopped);
             }
-            let damaged = |what: &str| self.repository.damaged(&name, what);
             if range.length > MAX_BLOB {
                 return Err(damaged("a blob in it is larger than any writer makes"));
             }
             let part = ReadRange::Part { offset: u64::from(range.offset), length: u64::from(range.length) };
-            self.repository.store().read(&name, part, &mut self.read).map_err(|error| match error.kind {
+            self.repository.store().read(&name, part, &mut self.buffer).map_err(|error| match error.kind {
                 StoreErrorKind::NotFound => damaged("it is gone, though it was there a moment ago"),
                 StoreErrorKind::Truncated => damaged("it is shorter than it was a moment ago"),
                 _ => error.into(),
             })?;
             for blob in &pack.blobs[range.blobs] {
                 let from = (blob.offset - range.offset) as usize;
-                let sealed = &self.read[from..from + blob.stored as usize];
-                self.sealed.clear();
-                self.sealed.extend_from_slice(sealed);
-                if let Err(why) = self.opener.open(blob, &mut self.sealed) {
-                    return Err(damaged(&format!("{} blob {} at {} {why}", blob.kind, blob.id.short(), blob.offset)));
-                }
-                self.writer.store_sealed(blob, sealed)?;
+                take(&mut self.opener, blob, &mut self.buffer[from..from + blob.stored as usize])?;
             }
         }
         Ok(())

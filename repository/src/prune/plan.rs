@@ -93,7 +93,7 @@ mod tests {
 
     fn pack(id: u8, needed_blobs: u32, has_trees: bool) -> Usage {
         let pack = PackInfo { id: PackId([id; 32]), blobs_end: 100, size: 100, files: 1 };
-        Usage { pack, blobs: 10, needed_blobs, needed_bytes: u64::from(needed_blobs) * 10, has_trees }
+        Usage { pack, blobs: 10, needed_blobs, needed_bytes: u64::from(needed_blobs) * 10, copies: 0, has_trees }
     }
 
     fn ids(packs: &[Usage]) -> Vec<u8> {

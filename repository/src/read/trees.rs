@@ -73,7 +73,8 @@ impl Trees {
             };
             let hashing = Hashing { plain, hasher: Sha256::new(), read: 0, limit: plain_len };
             let what = format!("tree {} in pack {}", id.short(), location.pack.id.short());
-            Ok(TreeStream { nodes: TreeDecoder::new(hashing), id: *id, what, location: self.repository.store().location(), ended: false })
+            let (nodes, pack, location) = (TreeDecoder::new(hashing), location.pack.id, self.repository.store().location());
+            Ok(TreeStream { nodes, id: *id, pack, what, location, ended: false })
         })
     }
 
@@ -178,12 +179,19 @@ impl Read for Hashing {
 pub struct TreeStream {
     nodes: TreeDecoder<Hashing>,
     id: BlobId,
+    pack: PackId,
     what: String,
     location: String,
     ended: bool,
 }
 
 impl TreeStream {
+    /// The pack whose copy is read.
+    #[must_use]
+    pub const fn pack(&self) -> PackId {
+        self.pack
+    }
+
     /// The next node, or `None` after the last one, when the whole tree has been hashed and found right.
     ///
     /// # Errors

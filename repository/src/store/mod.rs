@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! retry      tries again, with back-off, within a bounded time             (the only layer that does)
-//!   guard    index and snapshot writes: own lock still there and fresh?
+//!   guard    index and snapshot writes, deletes of data: own lock still there and fresh?
 //!     count  requests and bytes
 //!       throttle   bytes a second
 //!         local | s3 | memory

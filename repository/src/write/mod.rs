@@ -107,17 +107,25 @@ impl Failure {
 #[derive(Debug)]
 pub struct Committed(());
 
+/// Whether packs of this repository are written here.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub fn must_be_writable(repository: &Repository) -> Result<()> {
+    if repository.config().version >= 2 {
+        return Ok(());
+    }
+    let message = "this repository has format version 1, which is read and restored here, not written; `restic migrate upgrade_repo_v2` makes it version 2";
+    Err(Error::Refused(message.to_owned()))
+}
+
 impl Writer {
     /// Starts the upload threads. The index says what is there already.
     ///
     /// # Errors
     /// A version 1 repository, one that may not be written, or no threads to be had.
     pub fn start(repository: &Arc<Repository>, index: &Arc<Index>, options: WriteOptions) -> Result<Self> {
-        if repository.config().version < 2 {
-            return Err(Error::Refused(
-                "this repository has format version 1, which is read and restored here, not written; `restic migrate upgrade_repo_v2` makes it version 2".to_owned(),
-            ));
-        }
+        must_be_writable(repository)?;
         let uploads = Uploads::start(repository, &options)?;
         let packer = Packer::new(options.shares, repository.stop().clone());
         Ok(Self { repository: repository.clone(), index: index.clone(), options, packer, uploads, added: Added::default() })
@@ -158,15 +166,12 @@ impl Writer {
         Ok(true)
     }
 
-    /// Stores a blob that is sealed already, and was opened and hashed by the caller.
+    /// Stores a blob that is sealed already, and that the caller has opened and hashed, whatever is known of it.
     ///
     /// # Errors
     /// The first error of any upload; the stop.
     pub fn store_sealed(&self, blob: &PackedBlob, sealed: &[u8]) -> Result<()> {
         let PackedBlob { id, kind, uncompressed, .. } = *blob;
-        if self.index.claim(&id, kind) == Claim::Known {
-            return Ok(());
-        }
         self.count(kind, u64::from(blob.plain_len()), sealed.len() as u64);
         self.packer.add(&seal::Sealed { id, kind, bytes: sealed, uncompressed }, &self.uploads)
     }
