@@ -111,8 +111,7 @@ impl Repository {
             }
             other => other?,
         }
-        let (key, key_id) = find_key(store, password, &access.stop)?;
-        let config = open_config(store, &key, sealed)?;
+        let (key, key_id, config) = find_key(store, password, &sealed, &access.stop)?;
         Ok(Self::new(config, key, Some(key_id), stack, access))
     }
 
@@ -260,8 +259,9 @@ impl Repository {
     }
 }
 
-fn open_config(store: &dyn Store, key: &MasterKey, mut sealed: Vec<u8>) -> Result<Config> {
+fn open_config(store: &dyn Store, key: &MasterKey, sealed: &[u8]) -> Result<Config> {
     let damaged = |what: String| Error::Damaged { object: "config".to_owned(), location: store.location(), what };
+    let mut sealed = sealed.to_vec();
     let json = key.open(&mut sealed).map_err(|error| damaged(error.to_string()))?;
     Config::decode(json).map_err(damaged)
 }
@@ -290,20 +290,27 @@ fn load_keys(store: &dyn Store) -> Result<Vec<(ObjectId, Result<KeyFile, String>
     Ok(keys)
 }
 
-/// Tries the password on key after key.
-fn find_key(store: &dyn Store, password: &str, stop: &Stop) -> Result<(MasterKey, ObjectId)> {
+/// Tries the password on key after key. One that opens another config than this is passed over: whoever created a repository
+/// here in the same moment, and was not the first, may have been killed before its key was gone.
+fn find_key(store: &dyn Store, password: &str, config: &[u8], stop: &Stop) -> Result<(MasterKey, ObjectId, Config)> {
     let keys = load_keys(store)?;
     let count = keys.len();
-    let mut unusable = Vec::new();
+    let (mut unusable, mut damage) = (Vec::new(), None);
     for (id, file) in keys.into_iter().take(MAX_KEYS_TRIED) {
         if stop.is_stopped() {
             return Err(Error::Stopped);
         }
         match file.map_err(OpenKeyError::Unusable).and_then(|file| file.open(password)) {
-            Ok(key) => return Ok((key, id)),
+            Ok(key) => match open_config(store, &key, config) {
+                Ok(config) => return Ok((key, id, config)),
+                Err(error) => damage = Some(error),
+            },
             Err(OpenKeyError::WrongPassword) => {}
             Err(OpenKeyError::Unusable(why)) => unusable.push(format!("keys/{}: {why}", id.short())),
         }
+    }
+    if let Some(damage) = damage {
+        return Err(damage);
     }
     if count > 0 && unusable.len() < count {
         return Err(Error::WrongPassword { location: store.location(), keys: count });

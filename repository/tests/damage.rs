@@ -134,3 +134,17 @@ fn init_replaces_nothing() {
     full.objects.lock().unwrap().retain(|name, _| name.kind != ObjectKind::Config);
     assert!(init(full.clone()).contains("lost its config"));
 }
+
+/// Several create a repository in one moment, and one that was not the first is killed before it has taken its key away.
+#[test]
+fn a_key_of_another_config_is_passed_over() {
+    let store = healthy();
+    for _ in 0..4 {
+        let other = MemoryStore::default();
+        drop(common::init(Arc::new(other.clone())));
+        let key = other.names(ObjectKind::Key)[0];
+        let object = other.objects.lock().unwrap().remove(&key).unwrap();
+        store.objects.lock().unwrap().insert(key, object);
+        assert_eq!(common::findings(&common::open(Arc::new(store.clone()))), []);
+    }
+}
