@@ -23,6 +23,20 @@ fn a_repository_is_created_once_and_left_as_it_is() {
     let running: Vec<_> = (0..4).map(|_| third.start(&["init", "--if-missing"])).collect();
     assert!(running.into_iter().all(|running| running.wait().code == 0));
     third.ok(&["check"]);
+    // Somebody has written the key, and not yet the rest.
+    let (there, fourth) = (place.path("third"), place.path("fourth"));
+    std::fs::create_dir_all(fourth.join("keys")).unwrap();
+    for key in std::fs::read_dir(there.join("keys")).unwrap() {
+        let key = key.unwrap();
+        std::fs::copy(key.path(), fourth.join("keys").join(key.file_name())).unwrap();
+    }
+    let waits = mover(&fourth).start(&["init", "--if-missing"]);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    std::fs::copy(there.join("config"), fourth.join("config")).unwrap();
+    assert_eq!(waits.wait().code, 0);
+    // Or will never write it: that is said.
+    std::fs::remove_file(fourth.join("config")).unwrap();
+    assert_refused(&mover(&fourth).run(&["init", "--if-missing"]), 1, "a repository that lost its config?");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `mover init`.
 
+use std::time::{Duration, Instant};
+
 use contract::ExitCode;
 use repository::crypto::kdf::Cost;
 use repository::{ErrorKind, Repository};
@@ -7,6 +9,11 @@ use repository::{ErrorKind, Repository};
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
 use crate::report::Output;
+
+/// Whoever has written its key writes `config` within this, or was killed.
+const CREATED_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks whether it did.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What happens to a repository that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,9 +35,17 @@ pub(super) fn run(settings: &Settings, existing: Existing) -> Result<ExitCode, C
     }
     let created = Repository::init(&access, &password, Cost::DEFAULT);
     let repository = match created {
-        // Somebody else was faster: then it is there.
+        // Somebody else was faster: then it is there, or will be in a moment.
         Err(error) if existing == Existing::Keep && error.kind() == ErrorKind::Refused => {
-            return Repository::open(&access, &password).map(|_| ExitCode::Success).map_err(|_| error.into());
+            let until = Instant::now() + CREATED_WITHIN;
+            loop {
+                match Repository::open(&access, &password) {
+                    Err(none) if none.kind() == ErrorKind::NoRepository && Instant::now() < until && !settings.stop.is_stopped() => {
+                        std::thread::sleep(LOOK_EVERY);
+                    }
+                    opened => return opened.map(|_| ExitCode::Success).map_err(|_| error.into()),
+                }
+            }
         }
         created => created?,
     };
