@@ -10,13 +10,21 @@ pub mod minio;
 pub mod place;
 pub mod program;
 pub mod proxy;
+pub mod scene;
 pub mod tree;
 
-/// Waits for a condition, at most 30 seconds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while !condition() {
-        assert!(std::time::Instant::now() < deadline, "{what} did not happen within 30 s");
-        std::thread::sleep(std::time::Duration::from_millis(20));
+use std::time::{Duration, Instant};
+
+/// Waits for a condition of this machine.
+pub fn eventually(what: &str, is_so: impl FnMut() -> bool) {
+    within(Duration::from_secs(30), Duration::from_millis(20), what, is_so);
+}
+
+/// Waits for a condition, and looks whether it holds after each pause.
+pub fn within(patience: Duration, pause: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain for {what}");
+        std::thread::sleep(pause);
     }
 }

@@ -191,7 +191,7 @@ fn run_of<K: Run>(runs: &Store<K>, object: &impl ResourceExt) -> Option<ObjectRe
 
 /// The question that a mover answers.
 fn query_of(pod: &Pod) -> Option<ObjectRef<RepositoryQuery>> {
-    let (namespace, name) = pod.annotations().get(query::QUERY_ANNOTATION)?.split_once('/')?;
+    let (namespace, name) = query::asked_by(pod)?;
     Some(ObjectRef::new(name).within(namespace))
 }
 
@@ -341,15 +341,12 @@ async fn know_repository(context: &Context, seen: &RunSeen) -> kube::Result<()> 
     run::apply_status(&Api::all(context.client.clone()), repository, &status).await.map(drop)
 }
 
-/// What the API server will not have is said in the status: a quota, an admission rule, a field.
+/// What the API server will not have is said in the status.
 async fn refused<K: Run>(runs: &Api<K>, run: &K, mut status: K::Status, error: kube::Error) -> kube::Result<Action> {
-    let kube::Error::Api(answer) = &error else { return Err(error) };
-    if !(answer.is_forbidden() || answer.is_invalid()) {
-        return Err(error);
-    }
+    let Some(message) = run::refusal(&error) else { return Err(error) };
     let of_run = K::run_status_mut(&mut status);
     of_run.reason = Some(Reason::Refused);
-    of_run.message.clone_from(&answer.message);
+    of_run.message = message.to_owned();
     conditions::set(of_run, Timestamp::now());
     if run.status() != Some(&status) {
         run::apply_status(runs, run, &status).await?;

@@ -12,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::index::IndexedPack;
 use crate::format::node::{Node, NodeKind};
-use crate::format::pack::{MAX_HEADER, TRAILER, decode_header};
+use crate::format::pack::{MAX_HEADER, TRAILER};
 use crate::id::{BlobId, PackId};
 use crate::index::Index;
-use crate::object::{ObjectKind, ObjectName};
+use crate::object::ObjectName;
 use crate::parallel;
 use crate::read::{BlobOpener, Trees};
 use crate::repository::Repository;
@@ -88,7 +88,7 @@ pub fn run(repository: &Arc<Repository>, read: ReadData, shares: &Shares, counts
     let index = Arc::new(Index::load_with(repository, shares.index_bytes, &|damage| error("index".to_owned(), damage.to_string()))?);
     counts.packs.store(index.packs().len() as u64, Ordering::Relaxed);
     counts.blobs.store(index.len() as u64, Ordering::Relaxed);
-    let stored = stored_packs(repository)?;
+    let stored = repository.stored_packs()?;
     check_packs(&index, &stored, on_finding);
     let mut walk = Walk {
         trees: Trees::new(repository, &index, shares.tree_bytes),
@@ -107,15 +107,6 @@ pub fn run(repository: &Arc<Repository>, read: ReadData, shares: &Shares, counts
         }
     }
     read_packs(repository, &index, read, shares, counts, on_finding)
-}
-
-/// All packs that are there, with their sizes.
-fn stored_packs(repository: &Repository) -> Result<HashMap<PackId, u64>> {
-    let mut stored = HashMap::new();
-    repository.store().list(ObjectKind::Pack, &mut |listed| {
-        stored.insert(PackId(listed.name.id.0), listed.size);
-    })?;
-    Ok(stored)
 }
 
 fn check_packs(index: &Index, stored: &HashMap<PackId, u64>, on_finding: OnFinding<'_>) {
@@ -309,13 +300,10 @@ impl PackReader<'_> {
         if u32::from_le_bytes(*length) as usize != sealed.len() {
             return Some("the length of its list is wrong".to_owned());
         }
-        match self.repository.key().open(sealed) {
-            Err(_) => Some("its list cannot be opened".to_owned()),
-            Ok(list) => match decode_header(list) {
-                Ok(blobs) if blobs == pack.blobs => None,
-                Ok(_) => Some("its list differs from the index".to_owned()),
-                Err(why) => Some(format!("its list is malformed: {why}")),
-            },
+        match self.repository.open_list(sealed) {
+            Ok(blobs) if blobs == pack.blobs => None,
+            Ok(_) => Some("its list differs from the index".to_owned()),
+            Err(why) => Some(why),
         }
     }
 

@@ -364,10 +364,8 @@ pub enum UnlockMode {
 /// # Errors
 /// Those of the store.
 pub fn unlock(repository: &Repository, mode: UnlockMode) -> Result<(usize, usize)> {
-    let mut names = Vec::new();
-    repository.store().list(ObjectKind::Lock, &mut |listed| names.push(listed.name))?;
     let (mut removed, mut kept) = (0, 0);
-    for name in names {
+    for name in repository.store().names(ObjectKind::Lock)? {
         if mode == UnlockMode::All || is_stale(repository, &name)? {
             repository.store().delete(&name)?;
             removed += 1;

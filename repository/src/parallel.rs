@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// The first of any thread.
-pub(crate) fn each<T: Sync, S>(
+pub fn each<T: Sync, S>(
     threads: usize,
     items: &[T],
     begin: impl Fn() -> S + Sync,
@@ -25,6 +25,6 @@ pub(crate) fn each<T: Sync, S>(
             }
         }
     };
-    std::thread::scope(|scope| (0..threads.clamp(1, items.len().max(1))).for_each(|_| drop(scope.spawn(run))));
+    std::thread::scope(|scope| (0..threads.max(1).min(items.len())).for_each(|_| drop(scope.spawn(run))));
     failure.into_inner().expect("no holder panics").map_or(Ok(()), Err)
 }

@@ -7,18 +7,18 @@
 //! Nothing but index files is changed. Blobs that nobody names any more are stored again by the next backup that has them.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
 
 use crate::error::{Error, Result};
 use crate::format::index::IndexedPack;
-use crate::format::pack::{MAX_HEADER, PackedBlob, TRAILER, decode_header};
 use crate::id::PackId;
 use crate::index::rewrite::{Files, rewrite};
 use crate::object::{ObjectKind, ObjectName};
+use crate::parallel;
 use crate::repository::Repository;
-use crate::store::ReadRange;
 
-/// A pack's list is read with the first request, if it is not longer.
-const FIRST_READ: u64 = 64 << 10;
+/// Packs whose lists are read at once.
+const READERS: usize = 4;
 
 /// What is wrong with the index.
 #[derive(Debug, Default)]
@@ -50,14 +50,9 @@ impl Planned {
 /// # Errors
 /// Those of the store; damage is what it looks for.
 pub fn look(repository: &Repository) -> Result<Planned> {
-    let mut planned = Planned::default();
-    repository.store().list(ObjectKind::Pack, &mut |listed| {
-        planned.stored.insert(PackId(listed.name.id.0), listed.size);
-    })?;
-    let mut names = Vec::new();
-    repository.store().list(ObjectKind::Index, &mut |listed| names.push(listed.name))?;
+    let mut planned = Planned { stored: repository.stored_packs()?, ..Planned::default() };
     let (mut right, mut wrong) = (HashSet::new(), HashSet::new());
-    for name in names {
+    for name in repository.store().names(ObjectKind::Index)? {
         if repository.stop().is_stopped() {
             return Err(Error::Stopped);
         }
@@ -79,19 +74,24 @@ pub fn look(repository: &Repository) -> Result<Planned> {
     }
     planned.missing = wrong.difference(&right).copied().collect();
     planned.missing.sort_unstable();
-    let mut unnamed: Vec<(PackId, u64)> =
-        planned.stored.iter().filter(|(id, _)| !right.contains(id)).map(|(id, size)| (*id, *size)).collect();
-    unnamed.sort_unstable();
-    for (id, size) in unnamed {
+    let unnamed: Vec<(PackId, u64)> = planned.stored.iter().filter(|(id, _)| !right.contains(id)).map(|(id, size)| (*id, *size)).collect();
+    let lists = Mutex::new((Vec::new(), Vec::new()));
+    parallel::each(READERS, &unnamed, Vec::new, |buffer, &(id, size)| {
         if repository.stop().is_stopped() {
             return Err(Error::Stopped);
         }
-        match own_list(repository, id, size) {
-            Ok(blobs) => planned.found.push(IndexedPack { id, blobs }),
-            Err(Error::Damaged { what, .. }) => planned.lost.push((id, what)),
+        let list = repository.own_list(id, size, buffer);
+        let (found, lost) = &mut *lists.lock().expect("no holder panics");
+        match list {
+            Ok(blobs) => found.push(IndexedPack { id, blobs }),
+            Err(Error::Damaged { what, .. }) => lost.push((id, what)),
             Err(error) => return Err(error),
         }
-    }
+        Ok(())
+    })?;
+    (planned.found, planned.lost) = lists.into_inner().expect("no holder panics");
+    planned.found.sort_unstable_by_key(|pack| pack.id);
+    planned.lost.sort_unstable();
     Ok(planned)
 }
 
@@ -108,31 +108,4 @@ pub fn run(repository: &Repository, planned: Planned) -> Result<()> {
         rewrite(repository, readable, |pack| stored.get(&pack.id) == Some(&pack.size()))?;
     }
     unreadable.iter().try_for_each(|(name, _)| repository.store().delete(name).map_err(Error::from))
-}
-
-/// What a pack says of itself, at its end.
-fn own_list(repository: &Repository, id: PackId, size: u64) -> Result<Vec<PackedBlob>> {
-    let name = ObjectName::pack(id);
-    let damaged = |what: &str| repository.damaged(&name, what);
-    let mut end = Vec::new();
-    let read = |length: u64, end: &mut Vec<u8>| repository.store().read(&name, ReadRange::Part { offset: size - length, length }, end);
-    let first = FIRST_READ.min(size);
-    if first < TRAILER as u64 {
-        return Err(damaged("it is too short to be a pack"));
-    }
-    read(first, &mut end)?;
-    let length = end.last_chunk::<TRAILER>().map_or(0, |length| u32::from_le_bytes(*length) as usize);
-    let whole = length + TRAILER;
-    if length > MAX_HEADER || whole as u64 > size {
-        return Err(damaged("the length of its list is wrong"));
-    }
-    if whole > end.len() {
-        read(whole as u64, &mut end)?;
-    }
-    let from = end.len() - whole;
-    let to = end.len() - TRAILER;
-    let list = repository.key().open(&mut end[from..to]).map_err(|_| damaged("its list cannot be opened"))?;
-    let blobs = decode_header(list).map_err(|why| damaged(&format!("its list is malformed: {why}")))?;
-    let pack = IndexedPack { id, blobs };
-    if pack.size() == size { Ok(pack.blobs) } else { Err(damaged("its list does not fit its size")) }
 }

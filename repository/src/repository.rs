@@ -274,11 +274,8 @@ fn add_key(store: &dyn Store, key: &MasterKey, password: &str, cost: Cost, ident
 }
 
 fn load_keys(store: &dyn Store) -> Result<Vec<(ObjectId, Result<KeyFile, String>)>> {
-    let mut names = Vec::new();
-    store.list(ObjectKind::Key, &mut |listed| names.push(listed.name))?;
-    names.sort_unstable();
-    let mut keys = Vec::with_capacity(names.len());
-    for name in names {
+    let mut keys = Vec::new();
+    for name in store.names(ObjectKind::Key)? {
         let mut json = Vec::new();
         match store.read(&name, ReadRange::Whole { limit: MAX_SMALL_BYTES }, &mut json) {
             Ok(()) => keys.push((name.id, KeyFile::decode(&json))),

@@ -82,10 +82,7 @@ impl Repository {
     /// # Errors
     /// Those of the store.
     pub fn snapshot_ids(&self) -> Result<Vec<ObjectId>> {
-        let mut ids = Vec::new();
-        self.store().list(ObjectKind::Snapshot, &mut |listed| ids.push(listed.name.id))?;
-        ids.sort_unstable();
-        Ok(ids)
+        Ok(self.store().names(ObjectKind::Snapshot)?.into_iter().map(|name| name.id).collect())
     }
 
     /// One snapshot.

@@ -5,19 +5,10 @@ mod common;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use repository::object::ObjectKind;
+use repository::store::Store;
 use repository::store::memory::MemoryStore;
 use repository::{ErrorKind, Repository};
-
-fn healthy() -> MemoryStore {
-    let store = MemoryStore::default();
-    drop(common::init(Arc::new(store.clone())));
-    for seed in 1..=2 {
-        common::backup(&common::open(Arc::new(store.clone())), 20, seed).unwrap();
-    }
-    store
-}
 
 fn copy(store: &MemoryStore) -> MemoryStore {
     MemoryStore::with(store.objects.lock().unwrap().iter().map(|(name, (body, _))| (*name, body.clone())))
@@ -38,23 +29,17 @@ const DAMAGES: [Damage; 5] = [
 
 #[test]
 fn a_healthy_repository_has_nothing_to_find() {
-    assert_eq!(common::findings(&common::open(Arc::new(healthy()))), []);
+    assert_eq!(common::findings(&common::open(Arc::new(common::healthy()))), []);
 }
 
 #[test]
 fn damage_to_packs_indexes_and_snapshots_is_found_and_named() {
-    let healthy = healthy();
+    let healthy = common::healthy();
     for kind in [ObjectKind::Pack, ObjectKind::Index, ObjectKind::Snapshot] {
-        for name in healthy.names(kind) {
+        for name in healthy.names(kind).unwrap() {
             for (what, damage) in DAMAGES {
                 let store = copy(&healthy);
-                {
-                    let mut objects = store.objects.lock().unwrap();
-                    let (body, _) = objects.get_mut(&name).unwrap();
-                    let mut bytes = body.to_vec();
-                    damage(&mut bytes);
-                    *body = Bytes::from(bytes);
-                }
+                common::change(&store, &name, damage);
                 let found = common::errors(&common::open(Arc::new(store)));
                 let short = name.id.short();
                 let is_named = found.iter().any(|finding| format!("{} {}", finding.object, finding.problem).contains(&short));
@@ -71,10 +56,10 @@ fn damage_to_packs_indexes_and_snapshots_is_found_and_named() {
 
 #[test]
 fn objects_under_each_others_names_are_found() {
-    let healthy = healthy();
+    let healthy = common::healthy();
     for kind in [ObjectKind::Pack, ObjectKind::Index, ObjectKind::Snapshot] {
         let store = copy(&healthy);
-        let names = store.names(kind);
+        let names = store.names(kind).unwrap();
         {
             let mut objects = store.objects.lock().unwrap();
             let (first, second) = (objects[&names[0]].clone(), objects[&names[1]].clone());
@@ -87,18 +72,13 @@ fn objects_under_each_others_names_are_found() {
 
 #[test]
 fn a_repository_without_its_head_says_so() {
-    let healthy = healthy();
+    let healthy = common::healthy();
     let open = |store: MemoryStore| Repository::open(&common::access(Arc::new(store)), common::PASSWORD).unwrap_err();
     for kind in [ObjectKind::Config, ObjectKind::Key] {
-        let name = healthy.names(kind)[0];
+        let name = healthy.names(kind).unwrap()[0];
         for (what, damage) in DAMAGES {
             let store = copy(&healthy);
-            {
-                let mut objects = store.objects.lock().unwrap();
-                let mut bytes = objects[&name].0.to_vec();
-                damage(&mut bytes);
-                objects.insert(name, (Bytes::from(bytes), std::time::Instant::now()));
-            }
+            common::change(&store, &name, damage);
             // A bit in a key's salt or ciphertext looks like a wrong password: nobody can tell.
             let kind_found = open(store).kind();
             assert!(matches!(kind_found, ErrorKind::Damaged | ErrorKind::WrongPassword), "{kind}, {what}: {kind_found:?}");
@@ -114,10 +94,11 @@ fn a_repository_without_its_head_says_so() {
 
 #[test]
 fn a_key_file_with_absurd_cost_costs_nothing() {
-    let store = healthy();
-    let name = store.names(ObjectKind::Key)[0];
-    let json = String::from_utf8(store.objects.lock().unwrap()[&name].0.to_vec()).unwrap().replace("\"N\":16", "\"N\":1099511627776");
-    store.objects.lock().unwrap().insert(name, (Bytes::from(json), std::time::Instant::now()));
+    let store = common::healthy();
+    let name = store.names(ObjectKind::Key).unwrap()[0];
+    common::change(&store, &name, |json| {
+        *json = String::from_utf8(std::mem::take(json)).unwrap().replace("\"N\":16", "\"N\":1099511627776").into_bytes();
+    });
     let start = std::time::Instant::now();
     let error = Repository::open(&common::access(Arc::new(store)), common::PASSWORD).unwrap_err();
     assert!(error.to_string().contains("refusing to spend it"), "{error}");
@@ -126,7 +107,7 @@ fn a_key_file_with_absurd_cost_costs_nothing() {
 
 #[test]
 fn init_replaces_nothing() {
-    let full = healthy();
+    let full = common::healthy();
     let init = |store: MemoryStore| {
         Repository::init(&common::access(Arc::new(store)), "x", repository::crypto::kdf::Cost::LOW).unwrap_err().to_string()
     };
@@ -138,11 +119,11 @@ fn init_replaces_nothing() {
 /// Several create a repository in one moment, and one that was not the first is killed before it has taken its key away.
 #[test]
 fn a_key_of_another_config_is_passed_over() {
-    let store = healthy();
+    let store = common::healthy();
     for _ in 0..4 {
         let other = MemoryStore::default();
         drop(common::init(Arc::new(other.clone())));
-        let key = other.names(ObjectKind::Key)[0];
+        let key = other.names(ObjectKind::Key).unwrap()[0];
         let object = other.objects.lock().unwrap().remove(&key).unwrap();
         store.objects.lock().unwrap().insert(key, object);
         assert_eq!(common::findings(&common::open(Arc::new(store.clone()))), []);

@@ -46,7 +46,7 @@ fn sharers_share_and_an_exclusive_lock_excludes() {
     let alone = take(&store, LockMode::Exclusive).unwrap();
     assert_eq!(take(&store, LockMode::Shared).unwrap_err().kind(), ErrorKind::Locked);
     alone.release().unwrap();
-    assert!(store.names(ObjectKind::Lock).is_empty());
+    assert!(store.names(ObjectKind::Lock).unwrap().is_empty());
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn two_that_want_to_be_alone_are_never_both() {
         });
         assert!(results.iter().filter(|result| result.is_ok()).count() <= 1);
         drop(results);
-        assert!(store.names(ObjectKind::Lock).is_empty());
+        assert!(store.names(ObjectKind::Lock).unwrap().is_empty());
     }
 }
 
@@ -108,7 +108,7 @@ fn without_its_lock_a_run_makes_nothing_visible() {
         let thief = store.clone();
         // Somebody removes the lock as soon as the first pack arrives.
         std::thread::spawn(move || {
-            while thief.names(ObjectKind::Pack).is_empty() {
+            while thief.names(ObjectKind::Pack).unwrap().is_empty() {
                 std::thread::yield_now();
             }
             thief.objects.lock().unwrap().retain(|name, _| name.kind != ObjectKind::Lock);
@@ -116,7 +116,7 @@ fn without_its_lock_a_run_makes_nothing_visible() {
         common::backup(&repository, 200, 1).unwrap_err()
     };
     assert!(error.to_string().contains("somebody removed this run's lock"), "{error}");
-    assert!(store.names(ObjectKind::Snapshot).is_empty() && store.names(ObjectKind::Index).is_empty());
+    assert!(store.names(ObjectKind::Snapshot).unwrap().is_empty() && store.names(ObjectKind::Index).unwrap().is_empty());
 }
 
 /// A lock, and the clock that its run goes by.
@@ -150,17 +150,17 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 fn a_lock_is_renewed_and_never_missing_meanwhile() {
     let store = store();
     let (clock, repository, lock) = take_with_clock(&(Arc::new(store.clone()) as Arc<dyn Store>));
-    let first = store.names(ObjectKind::Lock);
+    let first = store.names(ObjectKind::Lock).unwrap();
     clock.advance(Duration::from_secs(5 * 60));
-    wait_until("the lock was not renewed", || store.names(ObjectKind::Lock).len() == 2);
-    assert!(first.iter().all(|name| store.names(ObjectKind::Lock).contains(name)), "the one before went too early");
+    wait_until("the lock was not renewed", || store.names(ObjectKind::Lock).unwrap().len() == 2);
+    assert!(first.iter().all(|name| store.names(ObjectKind::Lock).unwrap().contains(name)), "the one before went too early");
     clock.advance(Duration::from_secs(5 * 60));
-    wait_until("the lock was not renewed again", || !store.names(ObjectKind::Lock).contains(&first[0]));
-    assert_eq!(store.names(ObjectKind::Lock).len(), 2);
+    wait_until("the lock was not renewed again", || !store.names(ObjectKind::Lock).unwrap().contains(&first[0]));
+    assert_eq!(store.names(ObjectKind::Lock).unwrap().len(), 2);
     clock.advance(Duration::from_secs(4 * 60));
     write_something(&repository).unwrap();
     lock.release().unwrap();
-    assert!(store.names(ObjectKind::Lock).is_empty());
+    assert!(store.names(ObjectKind::Lock).unwrap().is_empty());
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn a_lock_that_somebody_removed_is_not_made_again() {
     clock.advance(Duration::from_secs(5 * 60));
     // Two looks of the one that renews.
     std::thread::sleep(Duration::from_millis(2500));
-    assert!(store.names(ObjectKind::Lock).is_empty());
+    assert!(store.names(ObjectKind::Lock).unwrap().is_empty());
     assert!(write_something(&repository).unwrap_err().to_string().contains("somebody removed this run's lock"));
     lock.release().unwrap();
 }

@@ -6,6 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use repository::object::ObjectKind;
+use repository::store::Store;
 use repository::store::memory::MemoryStore;
 use repository::store::record::{Change, Event, Recording, after_crash};
 
@@ -70,7 +71,7 @@ fn whatever_a_crash_leaves_every_visible_snapshot_is_whole() {
         let survivors: [&mut dyn FnMut(usize) -> bool; 3] = [&mut |_| false, &mut |_| true, &mut |_| coin()];
         for survives in survivors {
             let store = after_crash(&log, events, survives);
-            if store.names(ObjectKind::Config).is_empty() {
+            if store.names(ObjectKind::Config).unwrap().is_empty() {
                 continue;
             }
             let repository = common::open(Arc::new(store.clone()));
@@ -88,7 +89,7 @@ fn the_next_run_works_after_any_crash() {
     let (_, log) = two_runs();
     for events in (0..=log.len()).step_by(7) {
         let store = after_crash(&log, events, |number| number % 2 == 0);
-        if store.names(ObjectKind::Config).is_empty() {
+        if store.names(ObjectKind::Config).unwrap().is_empty() {
             continue;
         }
         let repository = common::open(Arc::new(store.clone()));

@@ -103,7 +103,7 @@ fn whatever_a_crash_leaves_is_whole_and_the_next_one_goes_on() {
     let began = store.log().len();
     prune(&store, MaxUnused::Bytes(0)).unwrap();
     let log = store.log();
-    let snapshots: BTreeSet<ObjectName> = store.inner().names(ObjectKind::Snapshot).into_iter().collect();
+    let snapshots: BTreeSet<ObjectName> = store.inner().names(ObjectKind::Snapshot).unwrap().into_iter().collect();
     let mut states = 0;
     for events in began..=log.len() {
         let mut seed = events as u64;
@@ -114,7 +114,7 @@ fn whatever_a_crash_leaves_is_whole_and_the_next_one_goes_on() {
         let survivors: [&mut dyn FnMut(usize) -> bool; 3] = [&mut |_| false, &mut |_| true, &mut |_| coin()];
         for (which, survives) in survivors.into_iter().enumerate() {
             let store = after_crash(&log, events, survives);
-            assert_eq!(store.names(ObjectKind::Snapshot).into_iter().collect::<BTreeSet<_>>(), snapshots);
+            assert_eq!(store.names(ObjectKind::Snapshot).unwrap().into_iter().collect::<BTreeSet<_>>(), snapshots);
             let found = common::errors(&common::open(Arc::new(store.clone())));
             assert!(found.is_empty(), "after {events} of {} events: {found:?}", log.len());
             states += 1;
@@ -160,7 +160,7 @@ fn copies_are_counted_once() {
     let (store, repository) = mostly_forgotten();
     // The same packs again, in one file.
     let mut packs = Vec::new();
-    for name in store.inner().names(ObjectKind::Index) {
+    for name in store.inner().names(ObjectKind::Index).unwrap() {
         packs.extend(repository.index_file(&name).unwrap().packs);
     }
     let mut sealed = Vec::new();
@@ -176,7 +176,7 @@ fn copies_are_counted_once() {
 fn what_is_needed_and_not_there_stops_it_before_anything_is_changed() {
     let (store, repository) = mostly_forgotten();
     let planned = prune::look(&repository, &options(MaxUnused::Bytes(0))).unwrap();
-    let names = |kind| store.inner().names(kind).into_iter().collect::<BTreeSet<_>>();
+    let names = |kind| store.inner().names(kind).unwrap().into_iter().collect::<BTreeSet<_>>();
     let needed = planned.packs.keep.iter().chain(&planned.packs.repack).next().unwrap().pack.id;
     store.inner().delete(&ObjectName::pack(needed)).unwrap();
     let before = (names(ObjectKind::Pack), names(ObjectKind::Index));
@@ -210,21 +210,17 @@ fn of_two_copies_the_one_that_can_be_read_stays() {
         let store = MemoryStore::default();
         drop(common::init(Arc::new(store.clone())));
         common::backup(&common::open(Arc::new(store.clone())), 12, 1).unwrap();
-        let older = store.names(ObjectKind::Pack);
+        let older = store.names(ObjectKind::Pack).unwrap();
         let hidden: Vec<_> =
-            store.names(ObjectKind::Index).into_iter().map(|name| (name, store.objects.lock().unwrap().remove(&name))).collect();
+            store.names(ObjectKind::Index).unwrap().into_iter().map(|name| (name, store.objects.lock().unwrap().remove(&name))).collect();
         common::backup(&common::open(Arc::new(store.clone())), 12, 1).unwrap();
         for (name, object) in hidden {
             store.objects.lock().unwrap().insert(name, object.unwrap());
         }
-        let (mut changed, all) = (0, store.names(ObjectKind::Pack));
+        let (mut changed, all) = (0, store.names(ObjectKind::Pack).unwrap());
         for name in all.iter().filter(|name| older.contains(name) == rotten_is_older) {
-            let mut objects = store.objects.lock().unwrap();
-            let (body, _) = objects.get_mut(name).unwrap();
-            let mut bytes = body.to_vec();
             // Each blob of some 30 KB is hit; the list at the end is not.
-            (100..bytes.len().saturating_sub(200)).step_by(1000).for_each(|at| bytes[at] ^= 1);
-            *body = Bytes::from(bytes);
+            common::change(&store, name, |bytes| (100..bytes.len().saturating_sub(200)).step_by(1000).for_each(|at| bytes[at] ^= 1));
             changed += 1;
         }
         assert!(changed > 2 && changed < all.len());

@@ -15,15 +15,6 @@ use repository::store::memory::MemoryStore;
 use repository::store::record::{Change, Event, Recording, after_crash};
 use repository::store::{PutMode, Store};
 
-fn healthy() -> MemoryStore {
-    let store = MemoryStore::default();
-    drop(common::init(Arc::new(store.clone())));
-    for seed in 1..=2 {
-        common::backup(&common::open(Arc::new(store.clone())), 20, seed).unwrap();
-    }
-    store
-}
-
 fn look(store: &MemoryStore) -> Planned {
     repair::look(&common::open(Arc::new(store.clone()))).unwrap()
 }
@@ -35,18 +26,14 @@ fn repair(store: &(impl Store + Clone + 'static)) {
     lock.release().unwrap();
 }
 
+/// Changes one object of a kind.
 fn change(store: &MemoryStore, kind: ObjectKind, which: usize, change: impl Fn(&mut Vec<u8>)) {
-    let name = store.names(kind)[which];
-    let mut objects = store.objects.lock().unwrap();
-    let (body, _) = objects.get_mut(&name).unwrap();
-    let mut bytes = body.to_vec();
-    change(&mut bytes);
-    *body = Bytes::from(bytes);
+    common::change(store, &store.names(kind).unwrap()[which], change);
 }
 
 #[test]
 fn a_healthy_index_is_left_alone() {
-    let store = Recording::new(healthy());
+    let store = Recording::new(common::healthy());
     assert!(look(store.inner()).is_empty());
     repair(&store);
     let is_of_lock = |event: &Event| match event {
@@ -61,12 +48,14 @@ fn whatever_happens_to_the_index_all_of_it_comes_back() {
     type Damage = (&'static str, fn(&MemoryStore));
     let damages: [Damage; 4] = [
         ("one flipped", |store| change(store, ObjectKind::Index, 0, |bytes| bytes[40] ^= 1)),
-        ("all emptied", |store| (0..store.names(ObjectKind::Index).len()).for_each(|i| change(store, ObjectKind::Index, i, Vec::clear))),
-        ("one removed", |store| store.delete(&store.names(ObjectKind::Index)[0]).unwrap()),
-        ("all removed", |store| store.names(ObjectKind::Index).iter().for_each(|name| store.delete(name).unwrap())),
+        ("all emptied", |store| {
+            (0..store.names(ObjectKind::Index).unwrap().len()).for_each(|i| change(store, ObjectKind::Index, i, Vec::clear));
+        }),
+        ("one removed", |store| store.delete(&store.names(ObjectKind::Index).unwrap()[0]).unwrap()),
+        ("all removed", |store| store.names(ObjectKind::Index).unwrap().iter().for_each(|name| store.delete(name).unwrap())),
     ];
     for (what, damage) in damages {
-        let store = healthy();
+        let store = common::healthy();
         damage(&store);
         assert!(!common::errors(&common::open(Arc::new(store.clone()))).is_empty(), "{what}");
         assert!(!look(&store).found.is_empty(), "{what}");
@@ -80,10 +69,10 @@ fn whatever_happens_to_the_index_all_of_it_comes_back() {
 #[test]
 fn a_pack_that_is_gone_is_no_longer_named_and_the_next_backup_heals() {
     for what in ["gone", "cut", "replaced"] {
-        let store = healthy();
+        let store = common::healthy();
         for which in 0..2 {
             match what {
-                "gone" => store.delete(&store.names(ObjectKind::Pack)[which]).unwrap(),
+                "gone" => store.delete(&store.names(ObjectKind::Pack).unwrap()[which]).unwrap(),
                 "cut" => change(&store, ObjectKind::Pack, which, |bytes| bytes.truncate(bytes.len() / 2)),
                 _ => change(&store, ObjectKind::Pack, which, |bytes| *bytes = vec![7; bytes.len() + 1]),
             }
@@ -103,12 +92,9 @@ fn a_pack_that_is_gone_is_no_longer_named_and_the_next_backup_heals() {
 #[test]
 fn whatever_a_crash_leaves_the_next_one_goes_on() {
     let store = Recording::new(MemoryStore::default());
-    drop(common::init(Arc::new(store.clone())));
-    for seed in 1..=2 {
-        common::backup(&common::open(Arc::new(store.clone())), 20, seed).unwrap();
-    }
+    common::fill(&store);
     // One index file is gone, and another one cannot be read.
-    let names = store.inner().names(ObjectKind::Index);
+    let names = store.inner().names(ObjectKind::Index).unwrap();
     store.delete(&names[0]).unwrap();
     let broken = Object { name: names[1], ..Object::content_named(ObjectKind::Index, Bytes::from_static(b"nonsense")) };
     store.put(&broken, PutMode::Replace).unwrap();

@@ -3,12 +3,13 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use repository::error::{Error, Result};
 use repository::format::node::Node;
 use repository::id::BlobId;
 use repository::index::Location;
+use repository::parallel;
 
 use super::Context;
 use super::target::{OpenDir, Sink, Target, TargetDir};
@@ -56,20 +57,16 @@ impl Batch {
         target: Option<&Target>,
         act: impl Fn(&mut OpenDir<'_>, &PlannedFile) + Sync,
     ) -> Result<()> {
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut dirs = OpenDir::new(target);
-            while let Some(file) = self.files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if context.repository.stop().is_stopped() {
-                    return;
-                }
-                if !file.is_damaged.load(Ordering::Relaxed) {
-                    act(&mut dirs, file);
-                }
+        let begin = || OpenDir::new(target);
+        parallel::each(context.request.shares.workers, &self.files, begin, |dirs, file| {
+            if context.repository.stop().is_stopped() {
+                return Err(Error::Stopped);
             }
-        };
-        std::thread::scope(|scope| (0..context.request.shares.workers).for_each(|_| drop(scope.spawn(work))));
-        if context.repository.stop().is_stopped() { Err(Error::Stopped) } else { Ok(()) }
+            if !file.is_damaged.load(Ordering::Relaxed) {
+                act(dirs, file);
+            }
+            Ok(())
+        })
     }
 }
 

@@ -4,11 +4,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use repository::object::ObjectName;
+use repository::parallel;
 use repository::read::BlobOpener;
 use repository::read::ranges::{PackRange, merge};
 use repository::store::ReadRange;
@@ -43,30 +44,16 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &mut Ba
     if context.request.mode == RestoreMode::DryRun {
         return Ok(());
     }
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
     let write_locks: Vec<Mutex<()>> = (0..WRITE_LOCKS).map(|_| Mutex::default()).collect();
-    let work = || {
-        let mut worker = Worker {
-            context,
-            batch,
-            write_locks: &write_locks,
-            dirs: OpenDir::new(target),
-            opener: BlobOpener::new(context.repository),
-            sealed: Vec::new(),
-        };
-        while let Some(fetch) = fetches.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = worker.fetch(fetch) {
-                next.store(fetches.len(), Ordering::Relaxed);
-                failure.lock().expect("no holder panics").get_or_insert(error);
-                return;
-            }
-        }
+    let begin = || Worker {
+        context,
+        batch,
+        write_locks: &write_locks,
+        dirs: OpenDir::new(target),
+        opener: BlobOpener::new(context.repository),
+        sealed: Vec::new(),
     };
-    std::thread::scope(|scope| (0..THREADS.min(fetches.len())).for_each(|_| drop(scope.spawn(work))));
-    if let Some(error) = failure.into_inner().expect("no holder panics") {
-        return Err(error);
-    }
+    parallel::each(THREADS, &fetches, begin, Worker::fetch)?;
     remove_damaged(context, target, batch);
     Ok(())
 }

@@ -25,10 +25,10 @@ use crate::restore::origin::{self, Asked};
 use crate::run::objects::{self, Installation, Job, MOVER, PodParts, WORK_LABEL};
 use crate::run::observe::{Reader, RunSeen};
 use crate::run::pod::{MoverSaid, PodState, last_said};
-use crate::run::{apply_status, delete_uid, gone_is_fine};
+use crate::run::{apply_status, delete_uid, gone_is_fine, refusal};
 
 /// Annotation of the pod: namespace and name of the query that it answers.
-pub const QUERY_ANNOTATION: &str = "estiba.dev/query";
+const QUERY_ANNOTATION: &str = "estiba.dev/query";
 /// Questions that are answered at once, in the whole cluster.
 const AT_ONCE: usize = 4;
 /// How long an answer may take from the pod's start on.
@@ -56,12 +56,12 @@ pub async fn reconcile(client: &Client, installation: &Installation, name: &str,
     let question = Question { client, installation, uid: query.uid().unwrap_or_default(), query: &query };
     let status = query.status.clone().unwrap_or_default();
     if query.metadata.deletion_timestamp.is_some() {
-        question.end().await?;
+        end(client, installation, &question.uid).await?;
         question.hold(&queries, false).await?;
         return Ok(None);
     }
     if status.phase.is_end() {
-        question.end().await?;
+        end(client, installation, &question.uid).await?;
         let since = status.phase_since.map_or(Timestamp::UNIX_EPOCH, |since| since.0);
         let left = KEPT - Timestamp::now().duration_since(since);
         if left.is_positive() {
@@ -86,21 +86,28 @@ pub async fn reconcile(client: &Client, installation: &Installation, name: &str,
     }))
 }
 
+/// The namespace and the name of the query that a pod answers.
+#[must_use]
+pub fn asked_by(pod: &Pod) -> Option<(&str, &str)> {
+    pod.annotations().get(QUERY_ANNOTATION)?.split_once('/')
+}
+
 /// Ends a mover whose question is no longer there.
 ///
 /// # Errors
 /// Those of the API server.
 pub async fn keep(client: &Client, installation: &Installation, pod: &Pod) -> kube::Result<()> {
-    let Some((namespace, name)) = pod.annotations().get(QUERY_ANNOTATION).and_then(|named| named.split_once('/')) else { return Ok(()) };
+    let (Some((namespace, name)), Some(uid)) = (asked_by(pod), pod.labels().get(RUN_LABEL)) else { return Ok(()) };
     let query = Api::<RepositoryQuery>::namespaced(client.clone(), namespace).get_opt(name).await?;
-    if query.is_none_or(|query| objects::query_name(&query.uid().unwrap_or_default()) != pod.name_any()) {
-        let uid = pod.labels().get(RUN_LABEL).cloned().unwrap_or_default();
-        let secrets = Api::<Secret>::namespaced(client.clone(), &installation.namespace);
-        delete_uid(&secrets, &objects::request_name(&uid, 0), None).await?;
-        let pods = Api::<Pod>::namespaced(client.clone(), &installation.namespace);
-        delete_uid(&pods, &pod.name_any(), pod.uid()).await?;
-    }
-    Ok(())
+    if query.is_some_and(|query| query.uid().as_ref() == Some(uid)) { Ok(()) } else { end(client, installation, uid).await }
+}
+
+/// No mover of this question is left, and none can start.
+async fn end(client: &Client, installation: &Installation, uid: &str) -> kube::Result<()> {
+    let secrets = Api::<Secret>::namespaced(client.clone(), &installation.namespace);
+    delete_uid(&secrets, &objects::request_name(uid, 0), None).await?;
+    let pods = Api::<Pod>::namespaced(client.clone(), &installation.namespace);
+    delete_uid(&pods, &objects::query_name(uid), None).await
 }
 
 struct Question<'a> {
@@ -115,22 +122,12 @@ impl Question<'_> {
         Api::namespaced(self.client.clone(), &self.installation.namespace)
     }
 
-    fn secrets(&self) -> Api<Secret> {
-        Api::namespaced(self.client.clone(), &self.installation.namespace)
-    }
-
     async fn hold(&self, queries: &Api<RepositoryQuery>, is_held: bool) -> kube::Result<()> {
         let mut finalizers = self.query.finalizers().to_vec();
         finalizers.retain(|finalizer| finalizer != RUN_FINALIZER);
         finalizers.extend(is_held.then(|| RUN_FINALIZER.to_owned()));
         let patch = json!({"metadata": {"resourceVersion": self.query.resource_version(), "finalizers": finalizers}});
         gone_is_fine(queries.patch(&self.query.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop))
-    }
-
-    /// No mover of it is left, and none can start.
-    async fn end(&self) -> kube::Result<()> {
-        delete_uid(&self.secrets(), &objects::request_name(&self.uid, 0), None).await?;
-        delete_uid(&self.pods(), &objects::query_name(&self.uid), None).await
     }
 
     async fn look(&self) -> kube::Result<RepositoryQueryStatus> {
@@ -171,7 +168,7 @@ impl Question<'_> {
         let mut pod = objects::query_pod(self.installation, &parts, ANSWER_SECS + START.as_secs());
         let whose = format!("{}/{}", self.query.namespace().unwrap_or_default(), self.query.name_any());
         pod.annotations_mut().insert(QUERY_ANNOTATION.to_owned(), whose);
-        let created = match create(&self.secrets(), &request).await? {
+        let created = match create(&reader.ours::<Secret>(), &request).await? {
             Ok(()) => create(&self.pods(), &pod).await?,
             refused => refused,
         };
@@ -264,14 +261,14 @@ fn job(query: &RepositoryQuery, origin: &Origin) -> Job {
     Job { work: "query", args, is_block: false, is_read_only: true, capabilities: &[], may_initialize: false }
 }
 
-/// A quota or an admission rule refuses in words that are for whoever asked.
+/// The inner error is a refusal, in words.
 async fn create<K>(objects: &Api<K>, object: &K) -> kube::Result<Result<(), String>>
 where
     K: Clone + serde::de::DeserializeOwned + serde::Serialize + std::fmt::Debug,
 {
     match objects.create(&PostParams::default(), object).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(Ok(())),
-        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => Ok(Err(status.message)),
-        other => other.map(|_| Ok(())),
+        Err(error) => refusal(&error).map(|refusal| Err(refusal.to_owned())).ok_or(error),
+        Ok(_) => Ok(Ok(())),
     }
 }

@@ -146,6 +146,15 @@ where
     gone_is_fine(api.delete(name, &parameters).await.map(drop))
 }
 
+/// The words of a quota, an admission rule, a field's rule: for whoever asked, who alone can do something about it.
+#[must_use]
+pub fn refusal(error: &kube::Error) -> Option<&str> {
+    match error {
+        kube::Error::Api(status) if status.is_forbidden() || status.is_invalid() => Some(&status.message),
+        _ => None,
+    }
+}
+
 /// An object that is gone already, or another one by now, needs no change.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use self::act::set_reclaim_policy;
-pub use self::act::{act, apply_status, delete_uid, gone_is_fine};
+pub use self::act::{act, apply_status, delete_uid, gone_is_fine, refusal};
 pub use self::decide::{Act, Decision};
 use self::objects::Installation;
 use self::observe::RunSeen;

@@ -14,7 +14,7 @@ use kube::{Api, Client, ResourceExt};
 
 pub use self::decide::{Decision, SCHEDULE_LABEL, decide};
 use crate::api::{BackupSchedule, VolumeBackup};
-use crate::run::{apply_status, delete_uid};
+use crate::run::{apply_status, delete_uid, refusal};
 
 /// Looks at one schedule; the answer is when to look again.
 ///
@@ -36,11 +36,12 @@ pub async fn reconcile(client: &Client, name: &str, namespace: &str) -> kube::Re
     for run in decision.create {
         match runs.create(&PostParams::default(), &run).await {
             Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-            // A quota, an admission rule: the others have their turn all the same.
-            Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => {
-                decision.status.message = format!("a run was refused: {}", status.message);
-            }
-            other => drop(other?),
+            Err(error) => match refusal(&error) {
+                // The others have their turn all the same.
+                Some(refusal) => decision.status.message = format!("a run was refused: {refusal}"),
+                None => return Err(error),
+            },
+            Ok(_) => {}
         }
     }
     // Only after its runs are made is a time done with.

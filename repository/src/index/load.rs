@@ -1,12 +1,12 @@
 //! Reads all index files into one table, a few at a time.
 
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use super::Index;
 use crate::error::{Error, Result};
 use crate::format::index::IndexFile;
 use crate::object::{ObjectKind, ObjectName};
+use crate::parallel;
 use crate::repository::Repository;
 use crate::store::StoreErrorKind;
 
@@ -51,33 +51,17 @@ impl Index {
     }
 
     fn load_once(repository: &Repository, limit_bytes: u64, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
-        let mut names = Vec::new();
-        repository.store().list(ObjectKind::Index, &mut |listed| names.push(listed.name))?;
+        let names = repository.store().names(ObjectKind::Index)?;
         let index = Self::default();
-        let queue = Mutex::new(names);
-        let failed = Mutex::new(None);
-        let read = || {
-            loop {
-                let next = queue.lock().expect("no holder panics").pop();
-                let Some(name) = next else { return };
-                let result = match (index.add_file(repository, &name), on_damage) {
-                    (Err(damage @ Error::Damaged { .. }), Some(on_damage)) => {
-                        on_damage(&damage);
-                        Ok(())
-                    }
-                    (result, _) => result.and_then(|()| index.check_size(limit_bytes)),
-                };
-                if let Err(error) = result {
-                    queue.lock().expect("no holder panics").clear();
-                    failed.lock().expect("no holder panics").get_or_insert(error);
-                }
+        let read = |(): &mut (), name: &ObjectName| match (index.add_file(repository, name), on_damage) {
+            (Err(damage @ Error::Damaged { .. }), Some(on_damage)) => {
+                on_damage(&damage);
+                Ok(())
             }
+            (result, _) => result.and_then(|()| index.check_size(limit_bytes)),
         };
-        std::thread::scope(|scope| (0..READERS).for_each(|_| drop(scope.spawn(read))));
-        match failed.into_inner().expect("no holder panics") {
-            Some(error) => Err(error),
-            None => Ok(index),
-        }
+        parallel::each(READERS, &names, || (), read)?;
+        Ok(index)
     }
 
     fn add_file(&self, repository: &Repository, name: &ObjectName) -> Result<()> {

@@ -12,7 +12,7 @@
 
 mod plan;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 pub use self::plan::{MaxUnused, Plan};
@@ -119,10 +119,7 @@ pub fn look(repository: &Arc<Repository>, options: &Options) -> Result<Planned> 
     // Snapshots first: what they need was stored before them.
     let snapshots = repository.snapshot_ids()?;
     let index = Arc::new(Index::load(repository, options.shares.index_bytes)?);
-    let mut stored: HashMap<PackId, u64> = HashMap::new();
-    repository.store().list(ObjectKind::Pack, &mut |listed| {
-        stored.insert(PackId(listed.name.id.0), listed.size);
-    })?;
+    let mut stored = repository.stored_packs()?;
     if snapshots.is_empty() && !options.may_empty && !index.is_empty() {
         let message = "there is no snapshot at all, so everything would go: if that is meant, say --allow-empty";
         return Err(Error::Refused(message.to_owned()));
@@ -267,9 +264,7 @@ fn batches(mut packs: &[Usage]) -> impl Iterator<Item = &[Usage]> {
 /// First from the index, then from the store.
 fn take_out(repository: &Repository, threads: usize, packs: &[PackId]) -> Result<()> {
     let gone: HashSet<PackId> = packs.iter().copied().collect();
-    let mut names = Vec::new();
-    repository.store().list(ObjectKind::Index, &mut |listed| names.push(listed.name))?;
-    rewrite(repository, names, |pack| !gone.contains(&pack.id))?;
+    rewrite(repository, repository.store().names(ObjectKind::Index)?, |pack| !gone.contains(&pack.id))?;
     remove(repository, threads, packs)
 }
 

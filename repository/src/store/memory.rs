@@ -27,12 +27,6 @@ impl MemoryStore {
         Self { objects: Arc::new(Mutex::new(objects)) }
     }
 
-    /// The names of a kind, sorted.
-    #[must_use]
-    pub fn names(&self, kind: ObjectKind) -> Vec<ObjectName> {
-        self.objects.lock().expect("no holder panics").keys().filter(|name| name.kind == kind).copied().collect()
-    }
-
     fn get(&self, verb: &'static str, name: &ObjectName) -> Result<(Bytes, Instant), StoreError> {
         let objects = self.objects.lock().expect("no holder panics");
         objects.get(name).cloned().ok_or_else(|| StoreError::new(self, StoreErrorKind::NotFound, verb, name, "there is no such object"))

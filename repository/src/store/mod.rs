@@ -68,6 +68,17 @@ pub trait Store: Send + Sync + Debug {
     /// Any kind; `each` may have been called before.
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError>;
 
+    /// The names of every object of a kind, sorted.
+    ///
+    /// # Errors
+    /// Any kind.
+    fn names(&self, kind: ObjectKind) -> Result<Vec<ObjectName>, StoreError> {
+        let mut names = Vec::new();
+        self.list(kind, &mut |listed| names.push(listed.name))?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// Removes an object; one that is not there is no error.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use repository::Repository;
 use repository::access::Access;
@@ -19,7 +20,9 @@ use repository::format::snapshot::{Snapshot, SnapshotTime};
 use repository::id::{BlobId, ObjectId};
 use repository::index::Index;
 use repository::lock::{Identity, Lock};
+use repository::object::ObjectName;
 use repository::store::Store;
+use repository::store::memory::MemoryStore;
 use repository::store::retry::RetryPolicy;
 use repository::write::{TreeWriter, Verify, WriteMode, WriteOptions, Writer};
 
@@ -88,6 +91,30 @@ pub fn backup(repository: &Arc<Repository>, files: u64, seed: u64) -> repository
     let id = repository.save_snapshot(&snapshot, &committed)?;
     lock.release()?;
     Ok(id)
+}
+
+/// Makes a repository with two runs in it.
+pub fn fill(store: &(impl Store + Clone + 'static)) {
+    drop(init(Arc::new(store.clone())));
+    for seed in 1..=2 {
+        backup(&open(Arc::new(store.clone())), 20, seed).expect("a backup");
+    }
+}
+
+/// A repository with two runs in it.
+pub fn healthy() -> MemoryStore {
+    let store = MemoryStore::default();
+    fill(&store);
+    store
+}
+
+/// Changes what is stored.
+pub fn change(store: &MemoryStore, name: &ObjectName, change: impl Fn(&mut Vec<u8>)) {
+    let mut objects = store.objects.lock().expect("no holder panics");
+    let (body, _) = objects.get_mut(name).expect("an object of that name");
+    let mut bytes = body.to_vec();
+    change(&mut bytes);
+    *body = Bytes::from(bytes);
 }
 
 /// Everything that a full check finds.

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use e2e::cluster::{NAMESPACE, Scene, cluster, note, scale, wait_for};
+use e2e::cluster::{NAMESPACE, cluster, note, scale, wait_for};
+use e2e::scene::Scene;
 use e2e::tree::random;
 use serde_json::{Value, json};
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use e2e::cluster::{Scene, cluster, note, wait_for};
+use e2e::cluster::{cluster, note, wait_for};
+use e2e::scene::Scene;
 use e2e::tree::random;
 use serde_json::{Value, json};
 

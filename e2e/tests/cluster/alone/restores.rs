@@ -1,6 +1,7 @@
 //! From the repository into claims, while others disturb it.
 
-use e2e::cluster::{NAMESPACE, Scene, cluster};
+use e2e::cluster::{NAMESPACE, cluster};
+use e2e::scene::Scene;
 use e2e::tree::{assert_same, random};
 use serde_json::json;
 

@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::FileExt;
 
-use e2e::cluster::{Scene, cluster, wait_for};
+use e2e::cluster::{cluster, wait_for};
+use e2e::scene::Scene;
 use e2e::tree::{assert_same, difficult, manifest, random};
 use serde_json::json;
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use e2e::cluster::{NAMESPACE, Scene, cluster, wait_for};
+use e2e::cluster::{NAMESPACE, cluster, wait_for};
+use e2e::scene::Scene;
 use e2e::tree::{assert_same, difficult, random};
 use serde_json::json;
 
