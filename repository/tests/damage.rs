@@ -10,10 +10,6 @@ use repository::store::Store;
 use repository::store::memory::MemoryStore;
 use repository::{ErrorKind, Repository};
 
-fn copy(store: &MemoryStore) -> MemoryStore {
-    MemoryStore::with(store.objects.lock().unwrap().iter().map(|(name, (body, _))| (*name, body.clone())))
-}
-
 type Damage = (&'static str, fn(&mut Vec<u8>));
 
 const DAMAGES: [Damage; 5] = [
@@ -38,14 +34,14 @@ fn damage_to_packs_indexes_and_snapshots_is_found_and_named() {
     for kind in [ObjectKind::Pack, ObjectKind::Index, ObjectKind::Snapshot] {
         for name in healthy.names(kind).unwrap() {
             for (what, damage) in DAMAGES {
-                let store = copy(&healthy);
+                let store = common::copy(&healthy);
                 common::change(&store, &name, damage);
                 let found = common::errors(&common::open(Arc::new(store)));
                 let short = name.id.short();
                 let is_named = found.iter().any(|finding| format!("{} {}", finding.object, finding.problem).contains(&short));
                 assert!(is_named, "{kind} {short}, {what}: {found:?}");
             }
-            let store = copy(&healthy);
+            let store = common::copy(&healthy);
             store.objects.lock().unwrap().remove(&name);
             let found = common::errors(&common::open(Arc::new(store)));
             // A snapshot that is gone was forgotten; nothing else may go unseen.
@@ -58,7 +54,7 @@ fn damage_to_packs_indexes_and_snapshots_is_found_and_named() {
 fn objects_under_each_others_names_are_found() {
     let healthy = common::healthy();
     for kind in [ObjectKind::Pack, ObjectKind::Index, ObjectKind::Snapshot] {
-        let store = copy(&healthy);
+        let store = common::copy(&healthy);
         let names = store.names(kind).unwrap();
         {
             let mut objects = store.objects.lock().unwrap();
@@ -77,18 +73,18 @@ fn a_repository_without_its_head_says_so() {
     for kind in [ObjectKind::Config, ObjectKind::Key] {
         let name = healthy.names(kind).unwrap()[0];
         for (what, damage) in DAMAGES {
-            let store = copy(&healthy);
+            let store = common::copy(&healthy);
             common::change(&store, &name, damage);
             // A bit in a key's salt or ciphertext looks like a wrong password: nobody can tell.
             let kind_found = open(store).kind();
             assert!(matches!(kind_found, ErrorKind::Damaged | ErrorKind::WrongPassword), "{kind}, {what}: {kind_found:?}");
         }
-        let store = copy(&healthy);
+        let store = common::copy(&healthy);
         store.objects.lock().unwrap().remove(&name);
         let expected = if kind == ObjectKind::Config { ErrorKind::NoRepository } else { ErrorKind::Damaged };
         assert_eq!(open(store).kind(), expected, "{kind} removed");
     }
-    let wrong = Repository::open(&common::access(Arc::new(copy(&healthy))), "wrong").unwrap_err();
+    let wrong = Repository::open(&common::access(Arc::new(common::copy(&healthy))), "wrong").unwrap_err();
     assert_eq!(wrong.kind(), ErrorKind::WrongPassword);
 }
 

@@ -13,10 +13,12 @@ use repository::format::BlobKind;
 use repository::format::index::IndexFile;
 use repository::format::lock::LockMode;
 use repository::format::unpacked;
+use repository::id::{BlobId, ObjectId};
 use repository::index::Index;
 use repository::lock::{Lock, UnlockMode, unlock};
 use repository::object::{Object, ObjectKind, ObjectName};
 use repository::prune::{self, MaxUnused, Options, Planned};
+use repository::read::{BlobOpener, Trees};
 use repository::snapshots::Filter;
 use repository::store::memory::MemoryStore;
 use repository::store::record::{Change, Event, Recording, after_crash};
@@ -27,7 +29,8 @@ use repository::{Error, Repository};
 const STALE: Duration = Duration::from_secs(31 * 60);
 
 fn options(max_unused: MaxUnused) -> Options {
-    Options { max_unused, max_repack_bytes: u64::MAX, shares: common::shares(), may_empty: false }
+    // Small batches, so that there are some.
+    Options { max_unused, max_repack_bytes: u64::MAX, shares: common::shares(), batch_blobs: 15, may_empty: false }
 }
 
 fn prune(store: &(impl Store + Clone + 'static), max_unused: MaxUnused) -> repository::Result<Planned> {
@@ -112,15 +115,12 @@ fn whatever_a_crash_leaves_is_whole_and_the_next_one_goes_on() {
             seed >> 63 == 1
         };
         let survivors: [&mut dyn FnMut(usize) -> bool; 3] = [&mut |_| false, &mut |_| true, &mut |_| coin()];
-        for (which, survives) in survivors.into_iter().enumerate() {
+        for survives in survivors {
             let store = after_crash(&log, events, survives);
             assert_eq!(store.names(ObjectKind::Snapshot).unwrap().into_iter().collect::<BTreeSet<_>>(), snapshots);
             let found = common::errors(&common::open(Arc::new(store.clone())));
             assert!(found.is_empty(), "after {events} of {} events: {found:?}", log.len());
             states += 1;
-            if which < 2 {
-                continue;
-            }
             store.age_all(STALE);
             unlock(&common::open(Arc::new(store.clone())), UnlockMode::Stale).unwrap();
             prune(&store, MaxUnused::Bytes(0)).unwrap();
@@ -203,48 +203,89 @@ fn it_waits_for_nobody_to_write() {
     prune(&store, MaxUnused::Bytes(0)).unwrap();
 }
 
+/// The content that snapshots need and that can be read.
+fn readable(store: &MemoryStore) -> BTreeSet<BlobId> {
+    let repository = common::open(Arc::new(store.clone()));
+    let index = Arc::new(Index::load(&repository, 1 << 30).unwrap());
+    let trees = Trees::new(&repository, &index, 1 << 20);
+    let mut opener = BlobOpener::new(&repository);
+    let mut found = BTreeSet::new();
+    let mut waiting: Vec<_> = repository.snapshots(&Filter::default()).unwrap().into_iter().map(|stored| stored.snapshot.tree).collect();
+    while let Some(tree) = waiting.pop() {
+        let mut nodes = trees.open(&tree).unwrap();
+        while let Some(node) = nodes.next_node().unwrap() {
+            let content = node.content.into_iter().flatten();
+            found.extend(content.filter(|id| repository.read_blob(&index, &mut opener, id, BlobKind::Data).is_ok()));
+            waiting.extend(node.subtree);
+        }
+    }
+    found
+}
+
+/// Two runs that did not see each other, so that what they have in common lies there twice.
+fn twice(seeds: [u64; 2]) -> (MemoryStore, Vec<ObjectId>, Vec<ObjectName>) {
+    let store = MemoryStore::default();
+    drop(common::init(Arc::new(store.clone())));
+    let first = common::backup(&common::open(Arc::new(store.clone())), 12, seeds[0]).unwrap();
+    let older = store.names(ObjectKind::Pack).unwrap();
+    let names = store.names(ObjectKind::Index).unwrap().into_iter();
+    let hidden: Vec<_> = names.map(|name| (name, store.objects.lock().unwrap().remove(&name).unwrap())).collect();
+    let second = common::backup(&common::open(Arc::new(store.clone())), 12, seeds[1]).unwrap();
+    store.objects.lock().unwrap().extend(hidden);
+    (store, vec![first, second], older)
+}
+
+/// Each blob of some 30 KB is hit; the list at the end is not.
+fn rot(store: &MemoryStore, pack: &ObjectName) {
+    common::change(store, pack, |bytes| (100..bytes.len().saturating_sub(200)).step_by(1000).for_each(|at| bytes[at] ^= 1));
+}
+
 /// Everything twice, and one of the two rotten: a prune that believed the index alone would keep the wrong one.
 #[test]
 fn of_two_copies_the_one_that_can_be_read_stays() {
     for rotten_is_older in [true, false] {
-        let store = MemoryStore::default();
-        drop(common::init(Arc::new(store.clone())));
-        common::backup(&common::open(Arc::new(store.clone())), 12, 1).unwrap();
-        let older = store.names(ObjectKind::Pack).unwrap();
-        let hidden: Vec<_> =
-            store.names(ObjectKind::Index).unwrap().into_iter().map(|name| (name, store.objects.lock().unwrap().remove(&name))).collect();
-        common::backup(&common::open(Arc::new(store.clone())), 12, 1).unwrap();
-        for (name, object) in hidden {
-            store.objects.lock().unwrap().insert(name, object.unwrap());
-        }
-        let (mut changed, all) = (0, store.names(ObjectKind::Pack).unwrap());
-        for name in all.iter().filter(|name| older.contains(name) == rotten_is_older) {
-            // Each blob of some 30 KB is hit; the list at the end is not.
-            common::change(&store, name, |bytes| (100..bytes.len().saturating_sub(200)).step_by(1000).for_each(|at| bytes[at] ^= 1));
-            changed += 1;
-        }
-        assert!(changed > 2 && changed < all.len());
+        let (store, _, older) = twice([1, 1]);
+        let all = store.names(ObjectKind::Pack).unwrap();
+        let rotten: Vec<_> = all.iter().filter(|name| older.contains(name) == rotten_is_older).collect();
+        assert!(rotten.len() > 2 && rotten.len() < all.len());
+        rotten.into_iter().for_each(|name| rot(&store, name));
+        let before = readable(&store);
+        assert_eq!(before.len(), 12);
         // It may find the rotten ones and stop, or get rid of them; it loses nothing either way.
         match prune(&store, MaxUnused::Bytes(0)) {
             Ok(_) | Err(Error::Damaged { .. }) => {}
             Err(other) => panic!("{other}"),
         }
-        let repository = common::open(Arc::new(store.clone()));
-        let index = Arc::new(Index::load(&repository, 1 << 30).unwrap());
-        let trees = repository::read::Trees::new(&repository, &index, 1 << 20);
-        let mut opener = repository::read::BlobOpener::new(&repository);
-        let mut waiting: Vec<_> =
-            repository.snapshots(&Filter::default()).unwrap().into_iter().map(|stored| stored.snapshot.tree).collect();
-        while let Some(tree) = waiting.pop() {
-            let mut nodes = trees.open(&tree).unwrap();
-            while let Some(node) = nodes.next_node().unwrap() {
-                for id in node.content.iter().flatten() {
-                    repository.read_blob(&index, &mut opener, id, BlobKind::Data).unwrap();
-                }
-                waiting.extend(node.subtree);
-            }
+        assert_eq!(readable(&store), before);
+    }
+}
+
+/// Half of what lies in these packs lies in others too, and the other half nothing needs any more; one pack is rotten, and
+/// then another one. Whatever could be read can be read afterwards, and what may go has gone.
+#[test]
+fn a_copy_stays_where_what_is_to_replace_it_is_rotten() {
+    let mut kept = 0;
+    for forgotten in [0, 1] {
+        let (whole, ids, _) = twice([1, 2]);
+        let repository = common::open(Arc::new(whole.clone()));
+        let lock = Lock::acquire(&repository, LockMode::Shared, Duration::ZERO).unwrap();
+        repository.remove_snapshot(ids[forgotten]).unwrap();
+        lock.release().unwrap();
+        let index = Index::load(&repository, 1 << 30).unwrap();
+        let of_content = index.by_pack().into_iter().filter(|pack| pack.blobs.iter().all(|blob| blob.kind == BlobKind::Data));
+        for pack in of_content {
+            let store = common::copy(&whole);
+            rot(&store, &ObjectName::pack(pack.id));
+            let before = readable(&store);
+            let pruned = prune(&store, MaxUnused::Bytes(0));
+            assert_eq!(readable(&store), before, "{pruned:?}");
+            assert!(matches!(pruned, Ok(_) | Err(Error::Damaged { .. })), "{pruned:?}");
+            kept += usize::from(pruned.is_err() && before.len() == 12);
+            let useless = left_to_do(&store).packs.remove.into_iter().filter(|usage| usage.copies == 0).count();
+            assert_eq!(useless, 0, "what nothing needs is gone all the same");
         }
     }
+    assert!(kept > 0, "no copy had to stay");
 }
 
 #[test]
@@ -255,6 +296,10 @@ fn without_any_snapshot_it_asks() {
     lock.release().unwrap();
     let repository = common::open(Arc::new(store.clone()));
     assert!(matches!(prune::look(&repository, &options(MaxUnused::Unlimited)), Err(Error::Refused(_))));
+    // Nor where the index is gone as well.
+    let bare = common::copy(store.inner());
+    bare.objects.lock().unwrap().retain(|name, _| name.kind != ObjectKind::Index);
+    assert!(matches!(prune(&bare, MaxUnused::Unlimited), Err(Error::Refused(_))));
     let all = prune::look(&repository, &Options { may_empty: true, ..options(MaxUnused::Unlimited) }).unwrap();
     assert!(all.packs.keep.is_empty() && all.needed_blobs == 0 && all.freed() > 0);
 }

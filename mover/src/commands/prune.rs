@@ -14,8 +14,13 @@ use crate::report::{Output, requests, summary};
 
 pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, CommandError> {
     let max_repack_bytes = args.max_repack_size.map_or(u64::MAX, |size| size.0);
-    let options =
-        Options { max_unused: args.max_unused.0, max_repack_bytes, shares: settings.shares.without_sources(), may_empty: args.allow_empty };
+    let options = Options {
+        max_unused: args.max_unused.0,
+        max_repack_bytes,
+        shares: settings.shares.without_sources(),
+        batch_blobs: prune::BATCH_BLOBS,
+        may_empty: args.allow_empty,
+    };
     let repository = settings.open()?;
     // Looking alone is in nobody's way.
     let mode = if args.dry_run { LockMode::Shared } else { LockMode::Exclusive };
@@ -59,7 +64,7 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
 
 /// What it would take, without the looking.
 fn estimate(planned: &Planned, options: &Options) -> Requests {
-    let (put, get, delete) = planned.requests(options.shares.pack_bytes);
+    let (put, get, delete) = planned.requests(options);
     let bytes = planned.packs.repacked();
     Requests { put, get, delete, head: put + delete, bytes_sent: bytes, bytes_received: bytes, ..Requests::default() }
 }

@@ -117,17 +117,6 @@ pub enum Claim {
     New,
 }
 
-/// Whether a blob was needed before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
-    /// No: one copy of it is, from now on.
-    First,
-    /// Yes.
-    Again,
-    /// No copy of it can be had.
-    Missing,
-}
-
 /// What of a pack is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -200,19 +189,18 @@ impl Index {
     }
 
     /// Says that a blob is needed. Of its copies the first that lies in a pack that `can_be_read` counts, and no other.
-    pub fn mark(&self, id: &BlobId, kind: BlobKind, can_be_read: &dyn Fn(&PackInfo) -> bool) -> Mark {
+    /// The answer is whether there is one.
+    #[must_use]
+    pub fn mark(&self, id: &BlobId, kind: BlobKind, can_be_read: &dyn Fn(&PackInfo) -> bool) -> bool {
         let mut shard = self.shard(&id.0);
         let is_copy = |entry: &Entry| entry.is(id, kind) && entry.is_stored();
         let mut copies = shard.iter_hash(hash(&id.0)).filter(|entry| is_copy(entry));
         if copies.any(Entry::is_needed) {
-            return Mark::Again;
+            return true;
         }
         let packs = self.packs.read().expect("no holder panics");
         let found = shard.find_mut(hash(&id.0), |entry| is_copy(entry) && can_be_read(&packs.all[entry.pack() as usize]));
-        found.map_or(Mark::Missing, |entry| {
-            entry.pack |= NEEDED;
-            Mark::First
-        })
+        found.map(|entry| entry.pack |= NEEDED).is_some()
     }
 
     /// What is needed of each pack.
@@ -244,12 +232,17 @@ impl Index {
         self.blobs_of(wanted, Entry::is_needed)
     }
 
-    /// Of the blobs of `these` packs the copies that are needed instead, as far as they lie in `those`.
+    /// The blobs of these packs that are not needed, or not there.
     #[must_use]
-    pub fn needed_instead(&self, these: Vec<PackId>, those: Vec<PackId>) -> Vec<IndexedPack> {
-        let of_these = self.blobs_of(these, |_| true);
-        let wanted: HashSet<(BlobId, BlobKind)> = of_these.iter().flat_map(|pack| &pack.blobs).map(|blob| (blob.id, blob.kind)).collect();
-        let mut found = self.blobs_of(those, |entry| entry.is_needed() && wanted.contains(&(BlobId(entry.id), entry.kind())));
+    pub fn unneeded_of(&self, wanted: Vec<PackId>) -> Vec<IndexedPack> {
+        self.blobs_of(wanted, |entry| !entry.is_needed())
+    }
+
+    /// Where those of these blobs lie that are needed.
+    #[must_use]
+    pub fn needed_among(&self, blobs: &HashSet<(BlobId, BlobKind)>) -> Vec<IndexedPack> {
+        let all = self.packs().iter().map(|pack| pack.id).collect();
+        let mut found = self.blobs_of(all, |entry| entry.is_needed() && blobs.contains(&(BlobId(entry.id), entry.kind())));
         found.retain(|pack| !pack.blobs.is_empty());
         found
     }
@@ -411,11 +404,8 @@ mod tests {
         }
         // The first of them is not there, whatever the index says.
         let mark = |id: u8, kind| index.mark(&BlobId([id; 32]), kind, &|pack| pack.id.0[0] != 3);
-        assert_eq!((mark(1, BlobKind::Tree), mark(1, BlobKind::Tree)), (Mark::First, Mark::Again));
-        assert_eq!(
-            (mark(1, BlobKind::Data), mark(3, BlobKind::Data), mark(5, BlobKind::Data)),
-            (Mark::Missing, Mark::Missing, Mark::First)
-        );
+        assert_eq!((mark(1, BlobKind::Tree), mark(1, BlobKind::Tree)), (true, true));
+        assert_eq!((mark(1, BlobKind::Data), mark(3, BlobKind::Data), mark(5, BlobKind::Data)), (false, false, true));
         let needed: u32 = index.usage().iter().map(|usage| usage.needed_blobs).sum();
         let of_three = index.usage()[0];
         assert_eq!((needed, of_three.needed_blobs, of_three.blobs, of_three.has_trees), (2, 0, 2, true));

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! mark what snapshots need ─► plan ─► packs that nobody names go
+//!      ─► where copies are to go, what stays in their place is read: what cannot be read keeps them
 //!      ─► packs of which nothing is needed:       index files without them ─► the old ones go ─► they go
 //!      ─► some packs of which little is needed:   that is stored again, and indexed ─► the same        (again and again)
-//!      ─► packs that hold copies of what is needed, and nothing else of use:                the same
 //! ```
 //! Each step leaves every snapshot whole: at any moment each needed blob lies in a pack that is there and that an index file
-//! names. Space comes back before more is needed; what was read and found right is removed last. One that was killed leaves
-//! packs that nobody names, and the next one removes them.
+//! names. Space comes back before more is needed. One that was killed leaves packs that nobody names, and the next one
+//! removes them.
 
 mod plan;
 
@@ -25,7 +25,7 @@ use crate::format::node::{Node, NodeKind};
 use crate::format::pack::PackedBlob;
 use crate::id::{BlobId, ObjectId, PackId};
 use crate::index::rewrite::rewrite;
-use crate::index::{Index, Mark, PackInfo, Usage};
+use crate::index::{Index, PackInfo, Usage};
 use crate::object::{ObjectKind, ObjectName};
 use crate::parallel;
 use crate::read::ranges::merge;
@@ -36,8 +36,8 @@ use crate::write::{Verify, WriteMode, WriteOptions, Writer, must_be_writable};
 
 /// One request for blobs of a pack is at most this long.
 const READ: u32 = 8 << 20;
-/// Blobs that are stored again before the packs that had them go.
-const BATCH: u32 = 50_000;
+/// Blobs of a batch.
+pub const BATCH_BLOBS: u32 = 50_000;
 
 /// How far to go.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,8 @@ pub struct Options {
     pub max_repack_bytes: u64,
     /// Memory and threads.
     pub shares: Shares,
+    /// Blobs that are stored again before the packs that had them go: [`BATCH_BLOBS`].
+    pub batch_blobs: u32,
     /// Whether all may go, where there is no snapshot at all.
     pub may_empty: bool,
 }
@@ -85,13 +87,17 @@ impl Planned {
 
     /// Requests that it takes, about: puts, gets, deletes. Each delete asks for the lock, too.
     #[must_use]
-    pub fn requests(&self, pack_bytes: u64) -> (u64, u64, u64) {
+    pub fn requests(&self, options: &Options) -> (u64, u64, u64) {
         if self.is_empty() {
             return (0, 0, 0);
         }
+        let pack_bytes = options.shares.pack_bytes as u64;
         let again = self.packs.repack.iter();
-        let reads: u64 = again.map(|usage| usage.needed_bytes.div_ceil(u64::from(READ)).min(u64::from(usage.needed_blobs))).sum();
-        let passes = u64::from(!self.packs.remove.is_empty() || self.twice > 0) + u64::from(!self.packs.repack.is_empty());
+        let again: u64 = again.map(|usage| usage.needed_bytes.div_ceil(u64::from(READ)).min(u64::from(usage.needed_blobs))).sum();
+        // Copies of a pack lie in one other.
+        let reads = again + self.packs.with_copies().count() as u64;
+        let batches = batches(&self.packs.repack, options, |usage| usage.needed_blobs).count() as u64;
+        let passes = u64::from(!self.packs.remove.is_empty() || self.twice > 0) + batches;
         let files = passes * self.index.files() as u64;
         let packs = self.packs.remove.len() + self.packs.repack.len() + self.orphans.len();
         (self.packs.repacked().div_ceil(pack_bytes) + 1 + files, reads + files, packs as u64 + files)
@@ -120,7 +126,7 @@ pub fn look(repository: &Arc<Repository>, options: &Options) -> Result<Planned> 
     let snapshots = repository.snapshot_ids()?;
     let index = Arc::new(Index::load(repository, options.shares.index_bytes)?);
     let mut stored = repository.stored_packs()?;
-    if snapshots.is_empty() && !options.may_empty && !index.is_empty() {
+    if snapshots.is_empty() && !options.may_empty && !(index.is_empty() && stored.is_empty()) {
         let message = "there is no snapshot at all, so everything would go: if that is meant, say --allow-empty";
         return Err(Error::Refused(message.to_owned()));
     }
@@ -160,8 +166,8 @@ fn mark(
     let trees = Trees::new(repository, index, options.shares.tree_bytes);
     for id in snapshots {
         let root = match repository.snapshot(*id) {
-            // Forgotten meanwhile, by those whom a dry run does not keep out.
-            Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => continue,
+            // Forgotten meanwhile, by those whom a dry run does not keep out; or else it must be there.
+            Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound && !repository.snapshot_ids()?.contains(id) => continue,
             snapshot => snapshot?.tree,
         };
         let missing = |blob: &BlobId, kind| match index.location(blob, kind) {
@@ -181,13 +187,12 @@ fn mark(
             let mut nodes = trees.open(&tree)?;
             let from = nodes.pack();
             let is_read = |pack: &PackInfo| pack.id == from && is_whole(pack);
-            if index.mark(&tree, BlobKind::Tree, &is_read) == Mark::Missing && index.mark(&tree, BlobKind::Tree, is_whole) == Mark::Missing
-            {
+            if !index.mark(&tree, BlobKind::Tree, &is_read) && !index.mark(&tree, BlobKind::Tree, is_whole) {
                 return Err(missing(&tree, BlobKind::Tree));
             }
             while let Some(Node { kind, content, subtree, .. }) = nodes.next_node()? {
                 for blob in content.iter().flatten().filter(|_| kind == NodeKind::File) {
-                    if index.mark(blob, BlobKind::Data, is_whole) == Mark::Missing {
+                    if !index.mark(blob, BlobKind::Data, is_whole) {
                         return Err(missing(blob, BlobKind::Data));
                     }
                 }
@@ -201,58 +206,81 @@ fn mark(
 /// Does it. The caller holds the exclusive lock since before [`look`].
 ///
 /// # Errors
-/// Those of the store: what was done by then is whole, and the next one goes on. Damage of what was to be stored again, once
-/// all else is done: the packs concerned stay.
+/// Those of the store: what was done by then is whole, and the next one goes on. Damage, once all else is done: the packs
+/// concerned stay, and so do those that hold other copies.
 pub fn run(repository: &Arc<Repository>, planned: &Planned, options: &Options, on_repacked: OnRepacked<'_>) -> Result<()> {
     let Planned { packs, index, .. } = planned;
-    let ids = |packs: &[Usage]| packs.iter().map(|usage| usage.pack.id).collect::<Vec<_>>();
     let threads = options.shares.uploads;
     remove(repository, threads, &planned.orphans.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
-    let (copies, useless): (Vec<_>, Vec<_>) = packs.remove.iter().copied().partition(|usage: &Usage| usage.copies > 0);
+    let Kept { packs: kept, mut damage } = keep_copies(repository, index, packs, options)?;
+    let goes = |usage: &&Usage| !kept.contains(&usage.pack.id);
+    let useless: Vec<PackId> = packs.remove.iter().filter(goes).map(|usage| usage.pack.id).collect();
     if !useless.is_empty() || planned.twice > 0 {
-        take_out(repository, threads, &ids(&useless))?;
+        take_out(repository, threads, &useless)?;
     }
-    let mut damage = None;
-    for batch in batches(&packs.repack) {
+    let again: Vec<Usage> = packs.repack.iter().filter(goes).copied().collect();
+    for batch in batches(&again, options, |usage| usage.needed_blobs) {
         let done = repack(repository, index, batch, options, on_repacked, &mut damage)?;
         take_out(repository, threads, &done)?;
     }
-    // Another copy may have to serve as long as one was not found right.
-    damage.map_or(Ok(()), Err)?;
-    for batch in batches(&copies) {
-        let gone = ids(batch);
-        read_instead(repository, index, &gone, packs, options)?;
-        take_out(repository, threads, &gone)?;
-    }
-    Ok(())
+    damage.map_or(Ok(()), Err)
 }
 
-/// Reads what stays in place of copies that go.
-fn read_instead(repository: &Repository, index: &Index, gone: &[PackId], packs: &Plan, options: &Options) -> Result<()> {
-    // What was stored again was read on its way.
-    let stay = packs.keep.iter().map(|usage| usage.pack.id).collect();
-    let instead = index.needed_instead(gone.to_vec(), stay);
-    parallel::each(
-        options.shares.workers,
-        &instead,
-        || Reader::new(repository),
-        |reader, pack| {
-            reader.each(pack, |opener, blob, sealed| {
-                let name = ObjectName::pack(pack.id);
-                let damaged = |why| repository.damaged(&name, format!("{} blob {} at {} {why}", blob.kind, blob.id.short(), blob.offset));
-                opener.open(blob, sealed).map(drop).map_err(damaged)
-            })
-        },
-    )
+/// Packs that stay for the copies in them.
+#[derive(Debug, Default)]
+struct Kept {
+    packs: HashSet<PackId>,
+    /// What makes them necessary.
+    damage: Option<Error>,
+}
+
+/// Reads what stays in place of copies that are to go. Where it cannot be read, they stay.
+fn keep_copies(repository: &Repository, index: &Index, packs: &Plan, options: &Options) -> Result<Kept> {
+    let mut kept = Kept::default();
+    let going: Vec<Usage> = packs.with_copies().copied().collect();
+    for batch in batches(&going, options, |usage| usage.blobs) {
+        let copies = index.unneeded_of(ids(batch));
+        let wanted = copies.iter().flat_map(|pack| &pack.blobs).map(|blob| (blob.id, blob.kind)).collect();
+        let rotten = Mutex::new((HashSet::new(), &mut kept.damage));
+        let begin = || Reader::new(repository);
+        parallel::each(options.shares.workers, &index.needed_among(&wanted), begin, |reader, pack| {
+            let lose = |blobs: &[PackedBlob], error| {
+                let (rotten, damage) = &mut *rotten.lock().expect("no holder panics");
+                rotten.extend(blobs.iter().map(|blob| (blob.id, blob.kind)));
+                damage.get_or_insert(error);
+            };
+            let read = reader.each(pack, |opener, blob, sealed| {
+                if let Err(why) = opener.open(blob, sealed) {
+                    let what = format!("{} blob {} at {} {why}", blob.kind, blob.id.short(), blob.offset);
+                    lose(&[*blob], repository.damaged(&ObjectName::pack(pack.id), what));
+                }
+                Ok(())
+            });
+            match read {
+                Err(damage @ Error::Damaged { .. }) => lose(&pack.blobs, damage),
+                read => read?,
+            }
+            Ok(())
+        })?;
+        let (rotten, _) = rotten.into_inner().expect("no holder panics");
+        let holds_one = |pack: &&IndexedPack| pack.blobs.iter().any(|blob| rotten.contains(&(blob.id, blob.kind)));
+        kept.packs.extend(copies.iter().filter(holds_one).map(|pack| pack.id));
+    }
+    Ok(kept)
+}
+
+fn ids(packs: &[Usage]) -> Vec<PackId> {
+    packs.iter().map(|usage| usage.pack.id).collect()
 }
 
 /// As many packs at a time as have a batch's blobs; one at least.
-fn batches(mut packs: &[Usage]) -> impl Iterator<Item = &[Usage]> {
+fn batches<'a>(mut packs: &'a [Usage], options: &Options, blobs_of: fn(&Usage) -> u32) -> impl Iterator<Item = &'a [Usage]> {
+    let most = u64::from(options.batch_blobs);
     std::iter::from_fn(move || {
         let mut blobs = 0;
         let fits = |usage: &&Usage| {
-            blobs += usage.needed_blobs.max(usage.copies);
-            blobs <= BATCH
+            blobs += u64::from(blobs_of(usage));
+            blobs <= most
         };
         let count = packs.iter().take_while(fits).count().max(1);
         let (batch, rest) = packs.split_at_checked(count)?;
@@ -297,7 +325,7 @@ fn repack(
     let write =
         WriteOptions { shares: options.shares, compression: Compression::default(), verify: Verify::Sealed, mode: WriteMode::Store };
     let writer = Writer::start(repository, &nothing, write)?;
-    let needed = index.needed_of(batch.iter().map(|usage| usage.pack.id).collect());
+    let needed = index.needed_of(ids(batch));
     let (done, damage) = (Mutex::new(Vec::new()), Mutex::new(damage));
     let begin = || (Reader::new(repository), writer.sealer(), Vec::new());
     parallel::each(options.shares.workers, &needed, begin, |(reader, sealer, copy), pack| {

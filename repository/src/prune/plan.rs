@@ -42,6 +42,11 @@ impl Plan {
         self.keep.iter().map(unused).sum()
     }
 
+    /// Packs that go and that hold copies of what is needed.
+    pub(super) fn with_copies(&self) -> impl Iterator<Item = &Usage> {
+        self.remove.iter().chain(&self.repack).filter(|usage| usage.copies > 0)
+    }
+
     /// Bytes of blobs that are stored again.
     #[must_use]
     pub fn repacked(&self) -> u64 {

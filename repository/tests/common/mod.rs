@@ -108,6 +108,11 @@ pub fn healthy() -> MemoryStore {
     store
 }
 
+/// The same objects again.
+pub fn copy(store: &MemoryStore) -> MemoryStore {
+    MemoryStore::with(store.objects.lock().expect("no holder panics").iter().map(|(name, (body, _))| (*name, body.clone())))
+}
+
 /// Changes what is stored.
 pub fn change(store: &MemoryStore, name: &ObjectName, change: impl Fn(&mut Vec<u8>)) {
     let mut objects = store.objects.lock().expect("no holder panics");
