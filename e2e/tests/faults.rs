@@ -57,7 +57,7 @@ fn a_signal_stops_within_ten_seconds_and_leaves_no_lock() {
         running.signal(signal);
         let ran = running.wait();
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-        assert_refused(&ran, 130, "no snapshot has changed; run it again to go on");
+        assert_refused(&ran, 130, "what was done is whole; run it again to go on");
         assert_eq!((place.locks(), place.snapshots()), (0, 0));
         place.is_sound();
     }

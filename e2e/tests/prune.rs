@@ -125,10 +125,14 @@ fn killed_in_the_middle_it_has_lost_nothing() {
         place.mover.ok(&["unlock", "--remove-all"]);
         place.is_sound();
     }
+    // As a write leaves it that was cut off a little later than these.
+    place.file(&format!("repository/data/00/{}-tmp-1", "0".repeat(64)), b"half");
     place.mover.ok(&["prune", "--max-unused", "0%"]);
     restic("restic-new", place.text("repository")).ok(&["check", "--read-data"]);
     restores(&place);
-    // Nothing that was under way is left.
+    // Nothing that was under way is left: no pack, and no file that was cut off.
+    let cut_off = |path: &PathBuf| path.to_str().unwrap().contains("-tmp-");
+    assert!(!names(&place.path("repository/data")).iter().any(cut_off));
     assert!(place.mover.ok(&["--json", "prune", "--max-unused", "0%", "--dry-run"]).lines("prune_summary")[0]["packs_removed"] == 0);
 }
 

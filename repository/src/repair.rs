@@ -1,4 +1,4 @@
-//! Makes the index say again what is there. Under the exclusive lock.
+//! Makes the index say again what is there.
 //!
 //! ```text
 //! packs whose list no index file has ─► read from their own ends ─► indexed ─► index files without what is not there
@@ -6,7 +6,7 @@
 //! ```
 //! Nothing but index files is changed. Blobs that nobody names any more are stored again by the next backup that has them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Mutex;
 
 use crate::error::{Error, Result};
@@ -20,92 +20,95 @@ use crate::repository::Repository;
 /// Packs whose lists are read at once.
 const READERS: usize = 4;
 
-/// What is wrong with the index.
-#[derive(Debug, Default)]
-pub struct Planned {
-    /// Index files that can be read.
-    readable: Vec<ObjectName>,
-    /// All packs that are there, with their sizes.
-    stored: HashMap<PackId, u64>,
+/// Whether anything is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing is.
+    Look,
+    /// What is wrong is put right. The caller holds the exclusive lock.
+    Apply,
+}
+
+/// What is wrong with the index, or was.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Wrong {
     /// Index files that cannot be read, and why.
     pub unreadable: Vec<(ObjectName, String)>,
-    /// Packs that the index names, and that are not there as it says.
-    pub missing: Vec<PackId>,
-    /// Packs that no index file names as they are.
-    pub found: Vec<IndexedPack>,
-    /// Packs whose own list cannot be read, and why.
+    /// Packs that no index file names as they are; to those that only look, also those that somebody is about to index.
+    pub unnamed: Vec<PackId>,
+    /// Packs that an index file names otherwise than they are, or that are not there.
+    pub misnamed: Vec<PackId>,
+    /// Packs that no index file names, and whose own list cannot be read, and why.
     pub lost: Vec<(PackId, String)>,
 }
 
-impl Planned {
-    /// Whether the index is as it should be.
+impl Wrong {
+    /// Whether the index is as it can be.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.unreadable.is_empty() && self.missing.is_empty() && self.found.is_empty()
+    pub const fn is_nothing(&self) -> bool {
+        self.unreadable.is_empty() && self.misnamed.is_empty() && self.unnamed.is_empty()
     }
 }
 
-/// Finds out what is wrong, and changes nothing.
+/// Finds out what is wrong. Of what is listed only names and sizes are held.
 ///
 /// # Errors
-/// Those of the store; damage is what it looks for.
-pub fn look(repository: &Repository) -> Result<Planned> {
-    let mut planned = Planned { stored: repository.stored_packs()?, ..Planned::default() };
-    let (mut right, mut wrong) = (HashSet::new(), HashSet::new());
-    for name in repository.store().names(ObjectKind::Index)? {
+/// Those of the store; damage is what it looks for. What was put right by then is whole, and the next one goes on.
+pub fn index(repository: &Repository, mode: Mode) -> Result<Wrong> {
+    if mode == Mode::Apply {
+        repository.may_remove()?;
+    }
+    let mut wrong = Wrong::default();
+    // Packs after index files: what is named was there before.
+    let names = repository.store().names(ObjectKind::Index)?;
+    let stored = repository.stored_packs()?;
+    let is_right = |pack: &IndexedPack| stored.get(&pack.id) == Some(&pack.size());
+    let (mut readable, mut right, mut misnamed) = (Vec::new(), HashSet::new(), HashSet::new());
+    for name in names {
         if repository.stop().is_stopped() {
             return Err(Error::Stopped);
         }
         match repository.index_file(&name) {
             Ok(file) => {
                 for pack in &file.packs {
-                    let is_right = planned.stored.get(&pack.id) == Some(&pack.size());
-                    if is_right {
-                        right.insert(pack.id)
-                    } else {
-                        wrong.insert(pack.id)
-                    };
+                    if is_right(pack) { &mut right } else { &mut misnamed }.insert(pack.id);
                 }
-                planned.readable.push(name);
+                readable.push(name);
             }
-            Err(Error::Damaged { what, .. }) => planned.unreadable.push((name, what)),
+            Err(Error::Damaged { what, .. }) => wrong.unreadable.push((name, what)),
             Err(error) => return Err(error),
         }
     }
-    planned.missing = wrong.difference(&right).copied().collect();
-    planned.missing.sort_unstable();
-    let unnamed: Vec<(PackId, u64)> = planned.stored.iter().filter(|(id, _)| !right.contains(id)).map(|(id, size)| (*id, *size)).collect();
-    let lists = Mutex::new((Vec::new(), Vec::new()));
+    let unnamed: Vec<(PackId, u64)> = stored.iter().filter(|(id, _)| !right.contains(id)).map(|(id, size)| (*id, *size)).collect();
+    let found = Mutex::new((&mut wrong, Files::new(repository)));
     parallel::each(READERS, &unnamed, Vec::new, |buffer, &(id, size)| {
         if repository.stop().is_stopped() {
             return Err(Error::Stopped);
         }
         let list = repository.own_list(id, size, buffer);
-        let (found, lost) = &mut *lists.lock().expect("no holder panics");
+        let (wrong, files) = &mut *found.lock().expect("no holder panics");
         match list {
-            Ok(blobs) => found.push(IndexedPack { id, blobs }),
-            Err(Error::Damaged { what, .. }) => lost.push((id, what)),
-            Err(error) => return Err(error),
+            Ok(blobs) => {
+                wrong.unnamed.push(id);
+                if mode == Mode::Apply { files.add(IndexedPack { id, blobs }) } else { Ok(()) }
+            }
+            Err(Error::Damaged { what, .. }) => {
+                wrong.lost.push((id, what));
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        Ok(())
     })?;
-    (planned.found, planned.lost) = lists.into_inner().expect("no holder panics");
-    planned.found.sort_unstable_by_key(|pack| pack.id);
-    planned.lost.sort_unstable();
-    Ok(planned)
-}
-
-/// Does it. The caller holds the exclusive lock since before [`look`].
-///
-/// # Errors
-/// Those of the store: what was done by then is whole, and the next one goes on.
-pub fn run(repository: &Repository, planned: Planned) -> Result<()> {
-    let Planned { readable, stored, unreadable, missing, found, .. } = planned;
-    let mut files = Files::new(repository);
-    found.into_iter().try_for_each(|pack| files.add(pack))?;
-    files.finish()?;
-    if !missing.is_empty() {
-        rewrite(repository, readable, |pack| stored.get(&pack.id) == Some(&pack.size()))?;
+    found.into_inner().expect("no holder panics").1.finish()?;
+    wrong.misnamed = misnamed.into_iter().collect();
+    wrong.unnamed.sort_unstable();
+    wrong.misnamed.sort_unstable();
+    wrong.lost.sort_unstable();
+    if mode == Mode::Apply {
+        if !wrong.misnamed.is_empty() {
+            rewrite(repository, readable, is_right)?;
+        }
+        wrong.unreadable.iter().try_for_each(|(name, _)| repository.store().delete(name))?;
     }
-    unreadable.iter().try_for_each(|(name, _)| repository.store().delete(name).map_err(Error::from))
+    Ok(wrong)
 }

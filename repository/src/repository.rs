@@ -136,6 +136,17 @@ impl Repository {
         &self.config
     }
 
+    /// Whether data may be removed from it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn may_remove(&self) -> Result<()> {
+        if self.config.append_only == Some(true) {
+            return Err(Error::Refused("this repository says of itself that nothing in it is to be removed (append_only)".to_owned()));
+        }
+        Ok(())
+    }
+
     /// The key that seals its content.
     #[must_use]
     pub fn key(&self) -> &MasterKey {

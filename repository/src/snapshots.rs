@@ -10,6 +10,8 @@ use crate::repository::Repository;
 use crate::store::StoreErrorKind;
 use crate::write::Committed;
 
+/// In place of an id: the newest.
+const LATEST: &str = "latest";
 /// The largest snapshot file: its exclude patterns are all that can be long.
 const MAX_SNAPSHOT_BYTES: usize = 16 << 20;
 
@@ -100,9 +102,9 @@ impl Repository {
     /// # Errors
     /// [`Error::NoSuchSnapshot`], [`Error::AmbiguousSnapshot`].
     pub fn find_snapshot(&self, wanted: &str, filter: &Filter) -> Result<Stored> {
-        if wanted == "latest" {
+        if wanted == LATEST {
             let newest = self.snapshots(filter)?.pop();
-            return newest.ok_or_else(|| Error::NoSuchSnapshot { wanted: format!("latest of {filter}") });
+            return newest.ok_or_else(|| Error::NoSuchSnapshot { wanted: format!("{LATEST} of {filter}") });
         }
         let id = only(self.snapshot_ids()?, wanted)?;
         let found = Stored { id, snapshot: self.snapshot(id)? };
@@ -113,8 +115,9 @@ impl Repository {
     /// Makes a snapshot invisible. What only it needs is still there, until it is pruned.
     ///
     /// # Errors
-    /// Those of the store. One that is gone already is no error.
+    /// Those of the store. One that is gone already is no error. [`Error::Refused`].
     pub fn remove_snapshot(&self, id: ObjectId) -> Result<()> {
+        self.may_remove()?;
         match self.store().delete(&ObjectName::new(ObjectKind::Snapshot, id)) {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
             other => Ok(other?),
@@ -130,11 +133,19 @@ impl Repository {
     }
 }
 
-/// The only id that begins so.
+/// `latest`, or the beginning of an id, of snapshots by ascending time.
 ///
 /// # Errors
 /// [`Error::NoSuchSnapshot`], [`Error::AmbiguousSnapshot`].
-pub fn only(ids: impl IntoIterator<Item = ObjectId>, wanted: &str) -> Result<ObjectId> {
+pub fn find(all: &[Stored], wanted: &str) -> Result<ObjectId> {
+    match all.last() {
+        Some(newest) if wanted == LATEST => Ok(newest.id),
+        _ => only(all.iter().map(|stored| stored.id), wanted),
+    }
+}
+
+/// The only id that begins so.
+fn only(ids: impl IntoIterator<Item = ObjectId>, wanted: &str) -> Result<ObjectId> {
     let prefix = wanted.to_ascii_lowercase();
     let ids: Vec<ObjectId> = ids.into_iter().filter(|id| id.hex().starts_with(&prefix)).collect();
     match ids.as_slice() {

@@ -8,21 +8,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use repository::format::lock::LockMode;
+use repository::format::unpacked;
 use repository::lock::{Lock, UnlockMode, unlock};
 use repository::object::{Object, ObjectKind};
-use repository::repair::{self, Planned};
+use repository::repair::{self, Mode, Wrong};
 use repository::store::memory::MemoryStore;
 use repository::store::record::{Change, Event, Recording, after_crash};
 use repository::store::{PutMode, Store};
 
-fn look(store: &MemoryStore) -> Planned {
-    repair::look(&common::open(Arc::new(store.clone()))).unwrap()
+fn look(store: &MemoryStore) -> Wrong {
+    repair::index(&common::open(Arc::new(store.clone())), Mode::Look).unwrap()
 }
 
 fn repair(store: &(impl Store + Clone + 'static)) {
     let repository = common::open(Arc::new(store.clone()));
     let lock = Lock::acquire(&repository, LockMode::Exclusive, Duration::ZERO).unwrap();
-    repair::run(&repository, repair::look(&repository).unwrap()).unwrap();
+    repair::index(&repository, Mode::Apply).unwrap();
     lock.release().unwrap();
 }
 
@@ -34,7 +35,7 @@ fn change(store: &MemoryStore, kind: ObjectKind, which: usize, change: impl Fn(&
 #[test]
 fn a_healthy_index_is_left_alone() {
     let store = Recording::new(common::healthy());
-    assert!(look(store.inner()).is_empty());
+    assert!(look(store.inner()).is_nothing());
     repair(&store);
     let is_of_lock = |event: &Event| match event {
         Event::Began(_, Change::Put(name, _) | Change::Delete(name)) => name.kind == ObjectKind::Lock,
@@ -58,10 +59,10 @@ fn whatever_happens_to_the_index_all_of_it_comes_back() {
         let store = common::healthy();
         damage(&store);
         assert!(!common::errors(&common::open(Arc::new(store.clone()))).is_empty(), "{what}");
-        assert!(!look(&store).found.is_empty(), "{what}");
+        assert!(!look(&store).unnamed.is_empty(), "{what}");
         repair(&store);
         assert_eq!(common::findings(&common::open(Arc::new(store.clone()))), [], "{what}");
-        assert!(look(&store).is_empty(), "{what}");
+        assert!(look(&store).is_nothing(), "{what}");
     }
 }
 
@@ -77,8 +78,8 @@ fn a_pack_that_is_gone_is_no_longer_named_and_the_next_backup_heals() {
                 _ => change(&store, ObjectKind::Pack, which, |bytes| *bytes = vec![7; bytes.len() + 1]),
             }
         }
-        let planned = look(&store);
-        assert_eq!((planned.missing.len(), planned.found.len(), planned.lost.len()), (2, 0, if what == "gone" { 0 } else { 2 }), "{what}");
+        let wrong = look(&store);
+        assert_eq!((wrong.misnamed.len(), wrong.unnamed.len(), wrong.lost.len()), (2, 0, if what == "gone" { 0 } else { 2 }), "{what}");
         repair(&store);
         assert!(!common::errors(&common::open(Arc::new(store.clone()))).is_empty(), "{what}: nobody can bring it back but the source");
         for seed in 1..=2 {
@@ -86,6 +87,26 @@ fn a_pack_that_is_gone_is_no_longer_named_and_the_next_backup_heals() {
         }
         assert_eq!(common::errors(&common::open(Arc::new(store.clone()))), [], "{what}");
     }
+}
+
+/// Two lists of one pack, of which one is wrong: nobody could tell its size from the index, and every prune would refuse.
+#[test]
+fn a_second_list_that_is_wrong_goes() {
+    let store = common::healthy();
+    let repository = common::open(Arc::new(store.clone()));
+    let mut file = repository.index_file(&store.names(ObjectKind::Index).unwrap()[0]).unwrap();
+    file.packs.truncate(1);
+    let mut other = file.packs[0].blobs[0];
+    (other.id.0[0], other.offset) = (other.id.0[0] ^ 1, 1 << 20);
+    file.packs[0].blobs.push(other);
+    let mut sealed = Vec::new();
+    repository.key().seal(&unpacked::encode(file.encode(), 2), &mut sealed);
+    store.put(&Object::content_named(ObjectKind::Index, Bytes::from(sealed)), PutMode::Replace).unwrap();
+    assert!(!common::errors(&common::open(Arc::new(store.clone()))).is_empty());
+    assert_eq!((look(&store).misnamed.len(), look(&store).unnamed.len()), (1, 0));
+    repair(&store);
+    assert_eq!(common::findings(&common::open(Arc::new(store.clone()))), []);
+    assert!(look(&store).is_nothing());
 }
 
 /// Every moment of a repair: of what was under way, nothing or everything has arrived. The next one comes to the same end.

@@ -324,7 +324,7 @@ pub struct RepairSummary {
     pub index_files_removed: u64,
     /// Packs that are there and are named again.
     pub packs_named: u64,
-    /// Packs that are not there as the index says, and are no longer named.
+    /// Packs that are not there as an index file says, and are no longer named so.
     pub packs_forgotten: u64,
     /// Packs that are there and whose own list cannot be read.
     pub packs_unreadable: u64,

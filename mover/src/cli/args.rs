@@ -421,7 +421,7 @@ pub(crate) struct Repair {
 pub(crate) enum RepairWhat {
     /// Name the packs that are there, from their own lists, and no others; files and snapshots stay as they are
     #[command(
-        after_help = "Packs that are gone are no longer named: the next backup stores again what it still has of them. `mover check` says which files\nare lost. It waits for nobody unless --retry-lock says so.\n\nExample:\n  mover repair index && mover repair index --apply"
+        after_help = "Packs that are gone are no longer named: the next backup stores again what it still has of them. `mover check` says which files\nare lost. Without --apply, packs of a backup that is under way count too: it names them soon. It waits for nobody unless --retry-lock says so.\n\nExample:\n  mover repair index && mover repair index --apply"
     )]
     Index {
         /// Do it

@@ -68,7 +68,7 @@ pub(crate) fn report(error: &CommandError, report: &Report) -> ExitCode {
         return code;
     }
     if code == ExitCode::Interrupted {
-        report.say("interrupted: no snapshot has changed; run it again to go on");
+        report.say("interrupted: what was done is whole; run it again to go on");
         return code;
     }
     report.say(&format!("error: {error}"));

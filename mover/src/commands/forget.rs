@@ -92,7 +92,7 @@ fn decided(repository: &Repository, wanted: args::Filter, policy: &Policy, by: G
 /// Only those that were named, and no group's last complete one unless that is wanted.
 fn named(repository: &Repository, args: &Forget, by: GroupBy) -> Result<Decided, CommandError> {
     let all = repository.snapshots(&Filter::default())?;
-    let find = |wanted: &String| snapshots::only(all.iter().map(|stored| stored.id), wanted);
+    let find = |wanted: &String| snapshots::find(&all, wanted);
     let ids = args.ids.iter().map(find).collect::<repository::Result<Vec<_>>>()?;
     let is_named = |stored: &Stored| ids.contains(&stored.id);
     let mut decided = Vec::new();

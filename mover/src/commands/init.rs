@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use contract::ExitCode;
 use repository::crypto::kdf::Cost;
-use repository::{ErrorKind, Repository};
+use repository::{Error, ErrorKind, Repository};
 
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -40,10 +40,15 @@ pub(super) fn run(settings: &Settings, existing: Existing) -> Result<ExitCode, C
             let until = Instant::now() + CREATED_WITHIN;
             loop {
                 match Repository::open(&access, &password) {
-                    Err(none) if none.kind() == ErrorKind::NoRepository && Instant::now() < until && !settings.stop.is_stopped() => {
-                        std::thread::sleep(LOOK_EVERY);
+                    Err(none) if none.kind() == ErrorKind::NoRepository => {
+                        if Instant::now() > until {
+                            return Err(error.into());
+                        }
+                        if !settings.stop.sleep(LOOK_EVERY) {
+                            return Err(Error::Stopped.into());
+                        }
                     }
-                    opened => return opened.map(|_| ExitCode::Success).map_err(|_| error.into()),
+                    opened => return opened.map(|_| ExitCode::Success).map_err(CommandError::from),
                 }
             }
         }

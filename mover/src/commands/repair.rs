@@ -7,7 +7,7 @@ use repository::format::lock::LockMode;
 use repository::id::PackId;
 use repository::lock::Lock;
 use repository::object::ObjectName;
-use repository::repair::{self, Planned};
+use repository::repair::{self, Mode, Wrong};
 
 use crate::cli::args::RepairWhat;
 use crate::cli::exit::CommandError;
@@ -18,36 +18,33 @@ pub(super) fn run(settings: &Settings, what: &RepairWhat) -> Result<ExitCode, Co
     let RepairWhat::Index { apply } = *what;
     let repository = settings.open()?;
     // Looking alone is in nobody's way.
-    let lock = Lock::acquire(&repository, if apply { LockMode::Exclusive } else { LockMode::Shared }, settings.retry_lock)?;
-    let planned = repair::look(&repository)?;
-    say(settings, &planned);
-    let is_needed = !planned.is_empty();
+    let (mode, lock) = if apply { (Mode::Apply, LockMode::Exclusive) } else { (Mode::Look, LockMode::Shared) };
+    let lock = Lock::acquire(&repository, lock, settings.retry_lock)?;
+    let wrong = repair::index(&repository, mode)?;
+    lock.release()?;
+    say(settings, &wrong);
     let summary = RepairSummary {
-        index_files_removed: planned.unreadable.len() as u64,
-        packs_named: planned.found.len() as u64,
-        packs_forgotten: planned.missing.len() as u64,
-        packs_unreadable: planned.lost.len() as u64,
+        index_files_removed: wrong.unreadable.len() as u64,
+        packs_named: wrong.unnamed.len() as u64,
+        packs_forgotten: wrong.misnamed.len() as u64,
+        packs_unreadable: wrong.lost.len() as u64,
         dry_run: !apply,
     };
-    if apply {
-        repair::run(&repository, planned)?;
-    }
-    lock.release()?;
     settings.report.end(&Line::RepairSummary(summary.clone()));
     if matches!(settings.report.output(), Output::Text | Output::Verbose) {
-        settings.report.print(&shown(&summary, is_needed))?;
+        settings.report.print(&shown(&summary, !wrong.is_nothing()))?;
     }
     Ok(ExitCode::Success)
 }
 
 /// Each thing that is wrong.
-fn say(settings: &Settings, planned: &Planned) {
+fn say(settings: &Settings, wrong: &Wrong) {
     let item = |object: String, problem: &str, severity| settings.report.item(Path::new(&object), problem, severity);
-    let pack = |id: PackId| ObjectName::pack(id).path();
-    planned.unreadable.iter().for_each(|(name, why)| item(name.path(), why, Severity::Warning));
-    planned.found.iter().for_each(|found| item(pack(found.id), "is there, and no index file names it as it is", Severity::Warning));
-    planned.missing.iter().for_each(|id| item(pack(*id), "is named, and is not there as the index says", Severity::Error));
-    planned.lost.iter().for_each(|(id, why)| item(pack(*id), why, Severity::Error));
+    let pack = |id: &PackId| ObjectName::pack(*id).path();
+    wrong.unreadable.iter().for_each(|(name, why)| item(name.path(), why, Severity::Warning));
+    wrong.unnamed.iter().for_each(|id| item(pack(id), "is there, and no index file names it as it is", Severity::Warning));
+    wrong.misnamed.iter().for_each(|id| item(pack(id), "is named, and is not there as that index file says", Severity::Error));
+    wrong.lost.iter().for_each(|(id, why)| item(pack(id), why, Severity::Error));
 }
 
 fn shown(summary: &RepairSummary, is_needed: bool) -> String {

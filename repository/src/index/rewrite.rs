@@ -11,7 +11,7 @@ use crate::object::{ObjectKind, ObjectName};
 use crate::repository::Repository;
 
 /// Blobs of an index file: stock restic's own number.
-const BLOBS_A_FILE: usize = 50_000;
+pub(crate) const BLOBS_A_FILE: usize = 50_000;
 
 /// Index files that name packs that do not stay, or that another one names too, are written again without them.
 ///

@@ -1,14 +1,14 @@
 //! Frees what no snapshot needs. Under the exclusive lock: nobody writes, or relies on anything, meanwhile.
 //!
 //! ```text
-//! mark what snapshots need ─► plan ─► packs that nobody names go
+//! mark what snapshots need ─► plan ─► packs that nobody names go, and files that were cut off
 //!      ─► where copies are to go, what stays in their place is read: what cannot be read keeps them
 //!      ─► packs of which nothing is needed:       index files without them ─► the old ones go ─► they go
 //!      ─► some packs of which little is needed:   that is stored again, and indexed ─► the same        (again and again)
 //! ```
 //! Each step leaves every snapshot whole: at any moment each needed blob lies in a pack that is there and that an index file
-//! names. Space comes back before more is needed. One that was killed leaves packs that nobody names, and the next one
-//! removes them.
+//! names. Space comes back before more is needed. One that was killed leaves packs that nobody names and files
+//! that were cut off, and the next one removes them.
 
 mod plan;
 
@@ -91,7 +91,6 @@ impl Planned {
         if self.is_empty() {
             return (0, 0, 0);
         }
-        let pack_bytes = options.shares.pack_bytes as u64;
         let again = self.packs.repack.iter();
         let again: u64 = again.map(|usage| usage.needed_bytes.div_ceil(u64::from(READ)).min(u64::from(usage.needed_blobs))).sum();
         // Copies of a pack lie in one other.
@@ -100,7 +99,7 @@ impl Planned {
         let passes = u64::from(!self.packs.remove.is_empty() || self.twice > 0) + batches;
         let files = passes * self.index.files() as u64;
         let packs = self.packs.remove.len() + self.packs.repack.len() + self.orphans.len();
-        (self.packs.repacked().div_ceil(pack_bytes) + 1 + files, reads + files, packs as u64 + files)
+        (self.packs.repacked().div_ceil(options.shares.pack_bytes) + 1 + files, reads + files, packs as u64 + files)
     }
 
     /// Whether there is nothing to do.
@@ -119,9 +118,7 @@ pub type OnRepacked<'a> = &'a (dyn Fn(u64) + Sync);
 /// Damage: what snapshots need must be there, or be repaired first. [`Error::MemoryBound`]. [`Error::Refused`].
 pub fn look(repository: &Arc<Repository>, options: &Options) -> Result<Planned> {
     must_be_writable(repository)?;
-    if repository.config().append_only == Some(true) {
-        return Err(Error::Refused("this repository says of itself that nothing in it is to be removed (append_only)".to_owned()));
-    }
+    repository.may_remove()?;
     // Snapshots first: what they need was stored before them.
     let snapshots = repository.snapshot_ids()?;
     let index = Arc::new(Index::load(repository, options.shares.index_bytes)?);
@@ -211,6 +208,7 @@ fn mark(
 pub fn run(repository: &Arc<Repository>, planned: &Planned, options: &Options, on_repacked: OnRepacked<'_>) -> Result<()> {
     let Planned { packs, index, .. } = planned;
     let threads = options.shares.uploads;
+    repository.store().sweep()?;
     remove(repository, threads, &planned.orphans.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
     let Kept { packs: kept, mut damage } = keep_copies(repository, index, packs, options)?;
     let goes = |usage: &&Usage| !kept.contains(&usage.pack.id);

@@ -87,6 +87,10 @@ impl<S: Store> Store for Counting<S> {
         self.inner.delete(name)
     }
 
+    fn sweep(&self) -> Result<(), StoreError> {
+        self.inner.sweep()
+    }
+
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
     }

@@ -82,6 +82,9 @@ impl<S: Store> Store for Faulty<S> {
     fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         self.run("delete", name.kind, || self.inner.delete(name))
     }
+    fn sweep(&self) -> Result<(), StoreError> {
+        self.inner.sweep()
+    }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
     }

@@ -29,8 +29,8 @@ impl<S: Store> Guarded<S> {
         Self { inner, held, clock }
     }
 
-    fn check(&self, verb: &'static str, name: &ObjectName) -> Result<(), StoreError> {
-        let lost = |why: String| Err(StoreError::new(self, StoreErrorKind::LockLost, verb, name, why));
+    fn check(&self, verb: &'static str, object: &impl ToString) -> Result<(), StoreError> {
+        let lost = |why: String| Err(StoreError::new(self, StoreErrorKind::LockLost, verb, object, why));
         let Some(held) = self.held.get() else { return lost("no lock is held".to_owned()) };
         let newest = held.newest();
         let since = self.clock.since_boot().saturating_sub(newest.sent_at);
@@ -78,6 +78,11 @@ impl<S: Store> Store for Guarded<S> {
             self.check("delete", name)?;
         }
         self.inner.delete(name)
+    }
+
+    fn sweep(&self) -> Result<(), StoreError> {
+        self.check("sweep", &"folders")?;
+        self.inner.sweep()
     }
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {

@@ -16,6 +16,9 @@ use crate::crypto::random;
 use crate::id::ObjectId;
 use crate::object::{Object, ObjectKind, ObjectName};
 
+/// Between the id and what makes a name one of a kind, as in restic, while a file is written.
+const TEMPORARY: &str = "-tmp-";
+
 /// A repository in a local directory.
 #[derive(Debug)]
 pub struct LocalStore {
@@ -49,7 +52,7 @@ impl LocalStore {
     fn write(&self, object: &Object, mode: PutMode) -> io::Result<()> {
         let path = self.path(&object.name);
         let folder = path.parent().expect("every object lies in the root or below");
-        let temporary = folder.join(format!("{}-tmp-{:016x}", object.name.id, u64::from_le_bytes(random())));
+        let temporary = folder.join(format!("{}{TEMPORARY}{:016x}", object.name.id, u64::from_le_bytes(random())));
         let result = self.write_temporary(&temporary, folder, &object.body).and_then(|()| match mode {
             PutMode::Replace => fs::rename(&temporary, &path),
             PutMode::CreateNew => rename_new(&temporary, &path),
@@ -75,6 +78,15 @@ impl LocalStore {
         // As restic: read-only, against accidents. Some file systems have no modes.
         let _ = file.set_permissions(fs::Permissions::from_mode(0o400));
         file.sync_all()
+    }
+
+    /// Whatever lies where objects of a kind do. What is gone by the time it is looked at was not there.
+    fn for_each_file(&self, kind: ObjectKind, each: &mut dyn FnMut(&fs::DirEntry) -> io::Result<()>) -> io::Result<()> {
+        let folder = self.root.join(kind.folder());
+        let folders =
+            if kind == ObjectKind::Pack { (0..=255_u8).map(|first| folder.join(format!("{first:02x}"))).collect() } else { vec![folder] };
+        let mut look = |folder: &Path| fs::read_dir(folder)?.try_for_each(|entry| absent_is_empty(each(&entry?)));
+        folders.iter().try_for_each(|folder| absent_is_empty(look(folder)))
     }
 
     /// Creates a folder below the root (whose parent must exist) and syncs every folder that got a new entry.
@@ -146,35 +158,34 @@ impl Store for LocalStore {
     }
 
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
-        let folder = self.root.join(kind.folder());
-        let fail = |error: &io::Error| self.error("list", &kind, error);
-        let mut list = |folder: &Path| -> io::Result<()> {
-            for entry in fs::read_dir(folder)? {
-                let entry = entry?;
-                let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<ObjectId>().ok()) else { continue };
-                // One that is deleted while we list was either there or not.
-                match entry.metadata() {
-                    Ok(meta) if meta.is_file() => each(Listed { name: ObjectName::new(kind, id), size: meta.len() }),
-                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
+        self.for_each_file(kind, &mut |entry| {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<ObjectId>().ok()) else { return Ok(()) };
+            let meta = entry.metadata()?;
+            if meta.is_file() {
+                each(Listed { name: ObjectName::new(kind, id), size: meta.len() });
             }
             Ok(())
-        };
-        if kind == ObjectKind::Pack {
-            for first in 0..=255_u8 {
-                absent_is_empty(list(&folder.join(format!("{first:02x}")))).map_err(|error| fail(&error))?;
-            }
-            Ok(())
-        } else {
-            absent_is_empty(list(&folder)).map_err(|error| fail(&error))
-        }
+        })
+        .map_err(|error| self.error("list", &kind, &error))
     }
 
     fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         let path = self.path(name);
         let removed = fs::remove_file(&path).and_then(|()| File::open(path.parent().expect("in the root or below"))?.sync_all());
         absent_is_empty(removed).map_err(|error| self.error("delete", name, &error))
+    }
+
+    fn sweep(&self) -> Result<(), StoreError> {
+        // Keys and locks are written by those, too, who are not alone.
+        for kind in [ObjectKind::Pack, ObjectKind::Index, ObjectKind::Snapshot] {
+            let swept = self.for_each_file(kind, &mut |entry| {
+                let name = entry.file_name();
+                let cut = name.to_str().and_then(|name| name.split_once(TEMPORARY));
+                if cut.is_some_and(|(id, _)| id.parse::<ObjectId>().is_ok()) { fs::remove_file(entry.path()) } else { Ok(()) }
+            });
+            swept.map_err(|error| self.error("sweep", &kind, &error))?;
+        }
+        Ok(())
     }
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
@@ -197,6 +208,25 @@ mod tests {
     fn conforms() {
         let dir = tempfile::tempdir().unwrap();
         super::super::conformance::run(&LocalStore::new(dir.path().join("repo")));
+    }
+
+    #[test]
+    fn what_was_cut_off_is_swept_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(dir.path().join("repo"));
+        store.sweep().unwrap();
+        let put = |kind| {
+            let object = Object::content_named(kind, bytes::Bytes::from_static(b"x"));
+            store.put(&object, PutMode::Replace).unwrap();
+            store.path(&object.name)
+        };
+        let (pack, lock) = (put(ObjectKind::Pack), put(ObjectKind::Lock));
+        let cut_off = |path: &Path| PathBuf::from(format!("{}-tmp-0123", path.display()));
+        let stays = [pack.clone(), lock.clone(), cut_off(&lock), pack.with_file_name("notes-tmp-of-mine")];
+        let goes = cut_off(&pack);
+        stays[2..].iter().chain([&goes]).for_each(|path| fs::write(path, b"half").unwrap());
+        store.sweep().unwrap();
+        assert!(stays.iter().all(|path| path.exists()) && !goes.exists());
     }
 
     #[test]

@@ -100,6 +100,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn sweep(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         Ok(true)
     }

@@ -85,6 +85,12 @@ pub trait Store: Send + Sync + Debug {
     /// Any kind.
     fn delete(&self, name: &ObjectName) -> Result<(), StoreError>;
 
+    /// Removes what writes of packs, index files and snapshots have left that were cut off. Only for whoever is alone here.
+    ///
+    /// # Errors
+    /// Any kind.
+    fn sweep(&self) -> Result<(), StoreError>;
+
     /// What a create that must not replace anything rests on here.
     ///
     /// # Errors
@@ -257,6 +263,9 @@ impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
     }
     fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         (**self).delete(name)
+    }
+    fn sweep(&self) -> Result<(), StoreError> {
+        (**self).sweep()
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         (**self).creates_exclusively()

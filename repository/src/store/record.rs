@@ -110,6 +110,9 @@ impl<S: Store> Store for Recording<S> {
         self.end(number);
         Ok(())
     }
+    fn sweep(&self) -> Result<(), StoreError> {
+        self.inner.sweep()
+    }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
     }

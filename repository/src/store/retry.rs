@@ -129,6 +129,10 @@ impl<S: Store> Store for Retrying<S> {
         self.run(|| self.inner.delete(name))
     }
 
+    fn sweep(&self) -> Result<(), StoreError> {
+        self.run(|| self.inner.sweep())
+    }
+
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.run(|| self.inner.creates_exclusively())
     }

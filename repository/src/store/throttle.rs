@@ -85,6 +85,10 @@ impl<S: Store> Store for Throttled<S> {
         self.inner.delete(name)
     }
 
+    fn sweep(&self) -> Result<(), StoreError> {
+        self.inner.sweep()
+    }
+
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
     }

@@ -12,13 +12,12 @@ use crate::error::{Error, Result};
 use crate::format::index::{IndexFile, IndexedPack};
 use crate::format::pack::{PackedBlob, encode_header};
 use crate::id::PackId;
+use crate::index::rewrite::BLOBS_A_FILE;
 use crate::object::{Object, ObjectKind};
 use crate::repository::Repository;
 use crate::store::PutMode;
 
-/// An index file is written after so many blobs; stock restic's own number.
-const INDEX_AFTER_BLOBS: usize = 50_000;
-/// .. or packs, so that little is sent again after a crash: 64 packs of 16 MiB are a gigabyte.
+/// An index file is written after as many blobs as it takes, or so many packs, so that little is sent again after a crash: 64 packs of 16 MiB are a gigabyte.
 const INDEX_AFTER_PACKS: usize = 64;
 /// .. or time.
 const INDEX_AFTER: Duration = Duration::from_secs(3 * 60);
@@ -181,7 +180,7 @@ impl Shared {
     fn flush_if_due(&self) -> Result<()> {
         let is_due = {
             let pending = self.pending.lock().expect("no holder panics");
-            pending.blobs >= INDEX_AFTER_BLOBS || pending.packs.len() >= INDEX_AFTER_PACKS || pending.since.elapsed() >= INDEX_AFTER
+            pending.blobs >= BLOBS_A_FILE || pending.packs.len() >= INDEX_AFTER_PACKS || pending.since.elapsed() >= INDEX_AFTER
         };
         if is_due { self.flush_index() } else { Ok(()) }
     }
