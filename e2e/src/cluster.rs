@@ -115,7 +115,8 @@ impl Cluster {
 
     /// Everything that a run could leave behind: objects, volumes, snapshots.
     pub fn inventory(&self) -> BTreeSet<String> {
-        let kinds = "pods,secrets,persistentvolumeclaims,volumesnapshots.snapshot.storage.k8s.io";
+        let kinds = "pods,secrets,persistentvolumeclaims,volumesnapshots.snapshot.storage.k8s.io,\
+            volumebackups.estiba.dev,volumerestores.estiba.dev,backupschedules.estiba.dev,repositoryqueries.estiba.dev";
         let in_namespaces = self.list(&[kinds, "--all-namespaces"]);
         let others = self.list(&["persistentvolumes,volumesnapshotcontents.snapshot.storage.k8s.io,volumeattachments"]);
         let names = in_namespaces.iter().chain(&others).filter_map(|item| {

@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt};
 
 use crate::api::run::{Attempt, Phase};
 use crate::api::volume_backup::Urgency;
-use crate::api::{MoverPolicy, MoverPolicySpec, RUN_LABEL, RunStatus, VolumeBackup, VolumeRestore, conditions};
+use crate::api::{MoverPolicy, MoverPolicySpec, RUN_LABEL, RunStatus, VolumeBackup, VolumeRestore};
 use crate::gate::{self, Grant, Standing, Waiting, Work};
 use crate::reach;
 use crate::run::Run;
@@ -224,8 +224,7 @@ impl Cluster {
 
 /// How many runs have not begun, for want of what somebody must give.
 fn stalled<K: Run>(runs: &Store<K>) -> usize {
-    let is_early = |status: &RunStatus| matches!(status.phase, Phase::Pending | Phase::Accepted);
-    runs.state().iter().filter(|run| run.run_status().is_some_and(|status| is_early(status) && conditions::is_stalled(status))).count()
+    runs.state().iter().filter(|run| run.run_status().is_some_and(RunStatus::is_asked_for)).count()
 }
 
 /// The runs whose uid it is.

@@ -8,7 +8,6 @@
 //! What it must know is in the API server; what it remembers spares requests. Client required.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,18 +17,22 @@ use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::{CSINode, VolumeAttachment};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::{Config, Controller, PredicateConfig, WatchStreamExt, reflector, watcher};
+use kube::runtime::{Config, Controller, WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::repository::RepositoryStatus;
 use crate::api::run::{Phase, Reason};
-use crate::api::{BackupSchedule, MANAGED_LABEL, MoverPolicy, RUN_LABEL, RepositoryQuery, VolumeBackup, VolumeRestore, conditions};
+use crate::api::{
+    BackupSchedule, MANAGED_LABEL, MoverPolicy, RUN_LABEL, RepositoryQuery, RunStatus, VolumeBackup, VolumeRestore, conditions,
+};
 use crate::cluster::{self, Cluster};
 use crate::keeper;
 use crate::query;
+use crate::run::decide::asked_in_turn;
 use crate::run::objects::Installation;
 use crate::run::observe::RunSeen;
 use crate::run::pod::{MoverSaid, PodSeen};
@@ -67,6 +70,12 @@ impl Context {
     /// Waits until the watches have shown all there is. False: they never will.
     async fn is_ready(&self) -> bool {
         self.ready.clone().wait_for(|ready| *ready).await.is_ok()
+    }
+
+    /// Nothing went wrong until there was nothing more to do.
+    fn looked_at(&self, uid: &Option<String>, action: Action) -> Action {
+        self.failures.lock().expect("no holder panics").remove(uid.as_deref().unwrap_or_default());
+        action
     }
 
     /// Something was recorded or changed.
@@ -125,7 +134,8 @@ pub async fn run(client: Client, installation: Installation, steps: Option<u32>,
         on_error,
         context.clone(),
     );
-    let (_, scheduled) = news(Api::<VolumeBackup>::all(client.clone()), everything().labels(schedule::SCHEDULE_LABEL));
+    let of_schedules = watcher(Api::<VolumeBackup>::all(client.clone()), everything().labels(schedule::SCHEDULE_LABEL));
+    let scheduled = news(of_schedules.default_backoff(), |status, _| (status.phase.is_end(), status.cleaned));
     let schedules = Controller::new(Api::<BackupSchedule>::all(client.clone()), watcher::Config::default()).owns_stream(scheduled).run(
         keep_time,
         try_again,
@@ -163,24 +173,38 @@ fn controller<K: Run>(context: &Context, store: impl Fn(&Cluster) -> &Store<K> +
     let client = || context.client.clone();
     let namespace = &context.installation.namespace;
     let (of_claims, of_pods) = (context.cluster.clone(), context.cluster.clone());
-    let (runs, changes) = news(Api::<K>::all(client()), watcher::Config::default());
+    let (runs, writer) = reflector::store();
+    let events = watcher(Api::<K>::all(client()), watcher::Config::default()).default_backoff().reflect(writer);
+    // Statuses are our own, and only another phase is looked at again.
+    let changes = news(events, |status, meta| (meta.generation, meta.deletion_timestamp.is_some(), status.phase, status.cleaned));
     Controller::for_stream(changes, runs)
         .with_config(Config::default().concurrency(AT_ONCE))
         .watches(Api::<PersistentVolumeClaim>::namespaced(client(), namespace), managed(), move |claim| run_of(store(&of_claims), &claim))
         .watches(Api::<Pod>::namespaced(client(), namespace), managed(), move |pod| run_of(store(&of_pods), &pod))
 }
 
-/// Runs, and those of their changes that are worth a look: statuses are our own, and only another phase is looked at again.
-fn news<K: Run>(api: Api<K>, config: watcher::Config) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>>) {
-    let (runs, writer) = reflector::store();
-    let changes = watcher(api, config).default_backoff().reflect(writer).touched_objects();
-    let what_counts = |run: &K| {
-        let mut hasher = DefaultHasher::new();
-        let (meta, status) = (run.meta(), run.run_status());
-        (meta.generation, meta.deletion_timestamp.is_some(), status.map(|status| (status.phase, status.cleaned))).hash(&mut hasher);
-        Some(hasher.finish())
+/// Those changes of runs that are worth a look: the first of each, its removal, and those of what counts.
+fn news<K: Run, C: PartialEq + Copy>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
+    what_counts: fn(&RunStatus, &ObjectMeta) -> C,
+) -> impl Stream<Item = watcher::Result<K>> {
+    let mut known = HashMap::new();
+    let mut is_news = move |event: watcher::Event<K>| match event {
+        watcher::Event::Apply(run) | watcher::Event::InitApply(run) => {
+            let counts = what_counts(run.run_status().unwrap_or(&RunStatus::default()), run.meta());
+            (known.insert(run.uid(), counts) != Some(counts)).then_some(run)
+        }
+        watcher::Event::Delete(run) => {
+            known.remove(&run.uid());
+            Some(run)
+        }
+        watcher::Event::Init => {
+            known.clear();
+            None
+        }
+        watcher::Event::InitDone => None,
     };
-    (runs, changes.predicate_filter(what_counts, PredicateConfig::default()))
+    events.filter_map(move |event| futures::future::ready(event.map(&mut is_news).transpose()))
 }
 
 /// The run that an object was made for.
@@ -296,23 +320,21 @@ async fn reconcile<K: Run>(run: Arc<K>, context: Arc<Context>) -> kube::Result<A
         let is_new = matches!(decision.act, Some(Act::AddFinalizer));
         let recorded = if is_new { current } else { record(&context, &runs, &current, &decision.status).await? };
         drop(turn);
-        context.failures.lock().expect("no holder panics").remove(&run.uid().unwrap_or_default());
         match (decision.act, decision.again) {
             (Some(act), _) => {
                 let phase = recorded.run_status().map(|status| status.phase);
                 tracing::info!(kind = %K::kind(&()), run = run.name_any(), ?phase, act = act.name(), "acting");
                 if let Err(error) = run::act(&context.client, &context.installation, &recorded, act).await {
-                    return refused(&runs, &recorded, decision.status, error).await;
+                    return refused(&runs, &recorded, decision.status, REFUSED_RETRY.max(asked_in_turn(&gate)), error).await;
                 }
                 context.step();
             }
             (None, Some(Duration::ZERO)) => {}
-            (None, Some(after)) => return Ok(Action::requeue(after)),
-            (None, None) => return Ok(Action::await_change()),
+            (None, Some(after)) => return Ok(context.looked_at(&run.uid(), Action::requeue(after))),
+            (None, None) => return Ok(context.looked_at(&run.uid(), Action::await_change())),
         }
     }
-    context.failures.lock().expect("no holder panics").remove(&run.uid().unwrap_or_default());
-    Ok(Action::await_change())
+    Ok(context.looked_at(&run.uid(), Action::await_change()))
 }
 
 /// Writes the status, if it changed, on top of exactly what was seen.
@@ -342,7 +364,7 @@ async fn know_repository(context: &Context, seen: &RunSeen) -> kube::Result<()> 
 }
 
 /// What the API server will not have is said in the status.
-async fn refused<K: Run>(runs: &Api<K>, run: &K, mut status: K::Status, error: kube::Error) -> kube::Result<Action> {
+async fn refused<K: Run>(runs: &Api<K>, run: &K, mut status: K::Status, again: Duration, error: kube::Error) -> kube::Result<Action> {
     let Some(message) = run::refusal(&error) else { return Err(error) };
     let of_run = K::run_status_mut(&mut status);
     of_run.reason = Some(Reason::Refused);
@@ -351,5 +373,5 @@ async fn refused<K: Run>(runs: &Api<K>, run: &K, mut status: K::Status, error: k
     if run.status() != Some(&status) {
         run::apply_status(runs, run, &status).await?;
     }
-    Ok(Action::requeue(REFUSED_RETRY))
+    Ok(Action::requeue(again))
 }

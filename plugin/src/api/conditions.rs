@@ -33,9 +33,17 @@ pub fn all(before: &[Condition], wanted: &[(&str, bool)], reason: &str, generati
     wanted.iter().map(condition).collect()
 }
 
+impl RunStatus {
+    /// Whether it has not begun, and waits for something that somebody must give: such runs are looked at in turn.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        let has_not_begun = matches!(self.phase, Phase::Pending | Phase::Accepted | Phase::Prepared);
+        has_not_begun && self.reason.is_some_and(|reason| needs_somebody(reason) || reason == Reason::BackupNotDone)
+    }
+}
+
 /// Whether it waits, and waiting alone does not help.
-#[must_use]
-pub fn is_stalled(status: &RunStatus) -> bool {
+fn is_stalled(status: &RunStatus) -> bool {
     !status.phase.is_end() && status.reason.is_some_and(needs_somebody)
 }
 

@@ -86,12 +86,33 @@ pub struct VolumeBackupStatus {
     pub run: RunStatus,
     /// How the volume was fixed at a point in time.
     pub copy_method: CopyMethod,
+    /// The volume, as it was when its snapshot was asked for: from then on nothing depends on its claim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceVolume>,
     /// The snapshot of the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<VolumeSnapshotSeen>,
     /// What was stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<BackupResult>,
+}
+
+/// The volume that is backed up.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SourceVolume {
+    /// Its StorageClass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// `Filesystem` or `Block`.
+    pub volume_mode: String,
+    /// Its size.
+    pub bytes: i64,
+    /// Its driver.
+    pub driver: String,
+    /// What it requires of nodes. None: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topology: Option<NodeSelector>,
 }
 
 /// The snapshot of the volume, or its clone.

@@ -70,7 +70,8 @@ pub struct RestoreSource {
     pub stored: StoredSource,
 }
 
-/// What a repository has of a claim: the snapshot with that id, or the newest, or the newest that is not younger than a time.
+/// What a repository has of a claim, or of all: all of it, or one snapshot, or what is not younger than a time. A restore takes
+/// the newest of that.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct StoredSource {

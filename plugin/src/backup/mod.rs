@@ -12,7 +12,7 @@ mod observe;
 use jiff::Timestamp;
 
 pub use self::decide::decide;
-pub use self::observe::{CloneSeen, Seen, SnapshotSeen, SourceVolume};
+pub use self::observe::{CloneSeen, Seen, SnapshotSeen};
 use crate::api::{RunStatus, VolumeBackup, VolumeBackupStatus};
 use crate::cluster::GateView;
 use crate::gate::Work;

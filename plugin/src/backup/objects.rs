@@ -6,13 +6,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 
-use super::observe::SourceVolume;
 use crate::api::VolumeBackup;
 use crate::api::external::{
     VolumeSnapshot, VolumeSnapshotContent, VolumeSnapshotContentSource, VolumeSnapshotContentSpec, VolumeSnapshotSource, VolumeSnapshotSpec,
 };
 use crate::api::mover_policy::{AccessMode, ClassRule};
-use crate::api::volume_backup::{Source, VolumeSnapshotSeen};
+use crate::api::volume_backup::{Source, SourceVolume, VolumeSnapshotSeen};
 use crate::run::objects::{Installation, Job, OWN_VOLUME, VOLUME_PATH, metadata, name};
 
 /// Label of a content whose node takes care of it itself.
@@ -79,7 +78,7 @@ pub fn clone(uid: &str, namespace: &str, of: &str, volume: &SourceVolume, rule: 
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec![access_mode(rule)]),
             storage_class_name: rule.backup_storage_class.clone().or_else(|| volume.storage_class.clone()),
-            volume_mode: Some(volume.mode.clone()),
+            volume_mode: Some(volume.volume_mode.clone()),
             resources: Some(VolumeResourceRequirements { requests: Some(bytes), limits: None }),
             data_source: Some(TypedLocalObjectReference { api_group: None, kind: "PersistentVolumeClaim".to_owned(), name: of.to_owned() }),
             ..PersistentVolumeClaimSpec::default()

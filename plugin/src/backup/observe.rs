@@ -1,6 +1,6 @@
 //! What a backup needs to know: the claim, its snapshot, the copy; read fresh. Client required.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelector, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::ResourceExt;
 use kube::api::ListParams;
@@ -9,6 +9,7 @@ use super::objects;
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 use crate::api::mover_policy::{ClassRule, CopyMethod};
 use crate::api::run::{Phase, Reason};
+use crate::api::volume_backup::SourceVolume;
 use crate::api::{RUN_LABEL, VolumeBackup};
 use crate::run::decide::is_bound;
 use crate::run::objects::Installation;
@@ -25,7 +26,7 @@ pub struct Seen {
     pub backup: VolumeBackup,
     /// What all runs need.
     pub run: RunSeen,
-    /// The claim's volume, before there is a snapshot.
+    /// The volume: from its claim, before its snapshot is asked for, and as recorded from then on.
     pub volume: SourceVolume,
     /// The class for its snapshot.
     pub snapshot_class: Option<String>,
@@ -49,14 +50,14 @@ impl Seen {
     /// Nothing but these two.
     #[must_use]
     pub fn new(backup: VolumeBackup, run: RunSeen) -> Self {
-        let copy_method = backup.status.as_ref().map(|status| status.copy_method).unwrap_or_default();
+        let status = backup.status.clone().unwrap_or_default();
         Self {
             backup,
             run,
-            volume: SourceVolume::default(),
+            volume: status.source.unwrap_or_default(),
             snapshot_class: None,
             class_rule: ClassRule::default(),
-            copy_method,
+            copy_method: status.copy_method,
             clone: CloneSeen::default(),
             snapshot: None,
             original_content: None,
@@ -70,21 +71,6 @@ impl AsRef<RunSeen> for Seen {
     fn as_ref(&self) -> &RunSeen {
         &self.run
     }
-}
-
-/// The volume that is backed up.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SourceVolume {
-    /// Its class.
-    pub storage_class: Option<String>,
-    /// `Filesystem` or `Block`.
-    pub mode: String,
-    /// Its size.
-    pub bytes: i64,
-    /// Its driver.
-    pub driver: String,
-    /// Where it can be reached.
-    pub topology: Option<NodeSelector>,
 }
 
 /// A snapshot and its content.
@@ -125,9 +111,6 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
         return Ok(seen);
     }
     let is_before = matches!(status.run.phase, Phase::Pending | Phase::Accepted) && !source.reader.is_over();
-    if is_before && seen.run.missing.is_none() && status.snapshot.is_none() {
-        source.claim(&mut seen).await?;
-    }
     if source.reader.is_over() || status.run.phase != Phase::Pending || seen.run.missing.is_none() {
         match seen.copy_method {
             // Movers at work have what they read: nothing more is asked about it.
@@ -137,13 +120,16 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
             CopyMethod::Clone => {}
         }
     }
+    let is_of_claim = backup.spec.source.claim.is_some();
+    let is_begun = seen.copy.is_some() || seen.clone.claim.is_some() || (is_of_claim && seen.snapshot.is_some());
+    if status.run.phase == Phase::Pending && !source.reader.is_over() && seen.run.missing.is_none() && !is_begun {
+        source.claim(&mut seen).await?;
+    }
     // Of a snapshot that somebody else made, the class is known by now.
     let storage_class = status.snapshot.as_ref().map_or(&seen.volume.storage_class, |snapshot| &snapshot.storage_class);
     if let Some(rule) = seen.run.policy.classes.iter().find(|rule| Some(&rule.storage_class) == storage_class.as_ref()) {
         seen.class_rule = rule.clone();
     }
-    let is_of_claim = backup.spec.source.claim.is_some();
-    let is_begun = seen.copy.is_some() || seen.clone.claim.is_some() || (is_of_claim && seen.snapshot.is_some());
     if is_before && seen.run.missing.is_none() && !is_begun && (!is_of_claim || status.run.phase == Phase::Pending) {
         if is_of_claim {
             seen.copy_method = seen.class_rule.copy_method;
@@ -192,7 +178,7 @@ impl Source<'_> {
         let size = volume_spec.capacity.and_then(|capacity| capacity.get("storage").cloned());
         seen.volume = SourceVolume {
             storage_class: spec.storage_class_name,
-            mode: spec.volume_mode.unwrap_or_else(|| "Filesystem".to_owned()),
+            volume_mode: spec.volume_mode.unwrap_or_else(|| "Filesystem".to_owned()),
             bytes: size.and_then(|size| cluster::bytes(&size.0)).unwrap_or_default(),
             driver: csi.driver,
             topology: volume_spec.node_affinity.and_then(|affinity| affinity.required),
@@ -346,7 +332,7 @@ impl Source<'_> {
         };
         seen.volume = SourceVolume {
             storage_class: class,
-            mode: content.spec.source_volume_mode.clone().unwrap_or_else(|| "Filesystem".to_owned()),
+            volume_mode: content.spec.source_volume_mode.clone().unwrap_or_else(|| "Filesystem".to_owned()),
             bytes: 0,
             driver: content.spec.driver.clone(),
             topology: None,

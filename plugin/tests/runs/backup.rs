@@ -5,8 +5,8 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::NodeSelector;
 use kube::ResourceExt;
 use plugin::api::run::{Phase, Reason};
-use plugin::api::volume_backup::Source;
-use plugin::backup::{SourceVolume, decide};
+use plugin::api::volume_backup::{Source, SourceVolume};
+use plugin::backup::decide;
 use plugin::cluster::GateView;
 use plugin::run::observe::Missing;
 use plugin::run::pod::{MoverSaid, PodSeen};
@@ -419,20 +419,27 @@ fn what_is_missing_is_waited_for() {
         decide(&world.seen, &gate, &installation(), world.now + SignedDuration::from_secs(seconds)).again.unwrap().as_secs()
     };
     assert_eq!([again(0, 1), again(80, 1), again(10_000, 1), again(0, 1000), again(10_000, 5000)], [2, 10, 30, 20, 100]);
+    assert!(world.status().is_asked_for());
     world.seen.run.missing = None;
     world.gate(false);
     world.settle();
     assert_eq!(world.status().phase, Phase::Prepared);
 }
 
+/// What its volume was like is recorded before its snapshot is asked for: nothing asks for the claim afterwards.
 #[test]
-fn a_claim_that_goes_while_its_data_is_taken_ends_the_run() {
-    let mut world = World::of_claim();
-    world.steps(3);
-    assert_eq!(world.status().phase, Phase::Accepted);
-    world.seen.run.missing = Some(Missing { reason: Reason::ClaimMissing, message: "there is no claim data".to_owned() });
-    world.settle();
-    assert_eq!((world.status().phase, world.status().reason, world.status().cleaned), (Phase::Failed, Some(Reason::ClaimMissing), true));
+fn a_claim_may_go_while_its_data_is_taken() {
+    for mut world in [World::of_claim(), World::of_clone()] {
+        world.steps(2);
+        assert_eq!(world.status().phase, Phase::Pending);
+        // As it is read again.
+        world.seen.volume = world.seen.backup.status.clone().unwrap().source.unwrap();
+        world.seen.snapshot_class = None;
+        world.settle();
+        assert_eq!(world.status().phase, Phase::Prepared);
+        let snapshot = world.seen.backup.status.clone().unwrap().snapshot.unwrap();
+        assert_eq!((snapshot.bytes, snapshot.storage_class.as_deref()), (1 << 20, Some("fast")));
+    }
 }
 
 #[test]
@@ -442,7 +449,15 @@ fn a_snapshot_that_never_becomes_ready_ends_the_run() {
     world.seen.snapshot.as_mut().unwrap().object.status = None;
     world.settle();
     assert_eq!((world.status().phase, world.status().reason), (Phase::Accepted, Some(Reason::SnapshotNotReady)));
+    let again = |world: &World| {
+        let gate = GateView { stalled: 1000, ..GateView::default() };
+        (decide(&world.seen, &gate, &installation(), world.now).again.unwrap().as_secs(), world.status().is_asked_for())
+    };
+    assert_eq!(again(&world), (2, false));
     world.seen.snapshot.as_mut().unwrap().error = Some("the pool is full".to_owned());
+    world.settle();
+    // Whoever counts among those that are looked at in turn waits for its turn.
+    assert_eq!(again(&world), (20, true));
     world.now += SignedDuration::from_secs(601);
     world.settle();
     assert_eq!(world.status().message, "the snapshot could not be used within 600 s: the pool is full");

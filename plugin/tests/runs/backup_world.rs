@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use plugin::api::external::{VolumeSnapshotContent, VolumeSnapshotContentSpec, VolumeSnapshotContentStatus, VolumeSnapshotStatus};
 use plugin::api::mover_policy::CopyMethod;
-use plugin::api::volume_backup::Source;
+use plugin::api::volume_backup::{Source, SourceVolume};
 use plugin::api::{RunStatus, VolumeBackup, VolumeBackupSpec};
-use plugin::backup::{CloneSeen, Seen, SnapshotSeen, SourceVolume, decide};
+use plugin::backup::{CloneSeen, Seen, SnapshotSeen, decide};
 use plugin::cluster::GateView;
 use plugin::gate::{Grant, Standing};
 use plugin::run::Act;
@@ -39,7 +39,7 @@ impl World {
         let run = nothing_yet();
         let volume = SourceVolume {
             storage_class: Some("fast".to_owned()),
-            mode: "Filesystem".to_owned(),
+            volume_mode: "Filesystem".to_owned(),
             bytes: 1 << 20,
             driver: "csi".to_owned(),
             topology: None,

@@ -1,6 +1,6 @@
 //! How many movers run where, and who goes next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use e2e::cluster::{cluster, note, wait_for};
@@ -110,9 +110,10 @@ fn limits_by_label_and_what_happens_when_they_change() {
     for i in 0..10 {
         scene.backup(&format!("run-{i}"), &format!("data-{i}"));
     }
-    let per_node = || {
-        let mut there: BTreeMap<String, BTreeMap<String, ()>> = BTreeMap::new();
-        let mut most: BTreeMap<String, usize> = BTreeMap::new();
+    // After each event: its node, and how many movers are there; and whether the event added one of them.
+    let history = || {
+        let mut there: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut history = Vec::new();
         for (_, kind, pod) in watch.events() {
             let node = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]["matchFields"][0]
                 ["values"][0]
@@ -121,12 +122,14 @@ fn limits_by_label_and_what_happens_when_they_change() {
                 .to_owned();
             let pods = there.entry(node.clone()).or_default();
             let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
-            if kind == "DELETED" {
-                pods.remove(&name);
-            } else {
-                pods.insert(name, ());
-            }
-            let now = pods.len();
+            let is_added = if kind == "DELETED" { !pods.remove(&name) } else { pods.insert(name) };
+            history.push((node, pods.len(), is_added));
+        }
+        history
+    };
+    let per_node = || {
+        let mut most: BTreeMap<String, usize> = BTreeMap::new();
+        for (node, now, _) in history() {
             most.entry(node).and_modify(|most| *most = now.max(*most)).or_insert(now);
         }
         most
@@ -135,12 +138,15 @@ fn limits_by_label_and_what_happens_when_they_change() {
     assert_eq!(per_node(), [("node-a".to_owned(), 1), ("node-b".to_owned(), 3)].into());
     // Lowered while full: nobody is stopped, nobody is added before it is below.
     policy.change(&many(1));
+    let lowered = history().len();
     drop(slow);
     for i in 0..10 {
         let status = scene.ends(&format!("run-{i}"), "Completed");
         assert_eq!(status["failures"], 0, "{status:#}");
     }
     assert_eq!(per_node(), [("node-a".to_owned(), 1), ("node-b".to_owned(), 3)].into());
+    let added: Vec<_> = history().split_off(lowered).into_iter().filter(|(.., is_added)| *is_added).collect();
+    assert!(added.iter().all(|(_, now, _)| *now == 1) && added.iter().any(|(node, ..)| node == "node-b"), "{added:?}");
     drop((watch, policy));
     cluster().kubectl().ok(&["label", "node", "node-b", "movers-"]);
     scene.leaves_nothing();

@@ -100,7 +100,10 @@ fn a_claim_that_cannot_be_filled_stays_empty_and_says_why() {
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(1 << 20, 1)).unwrap();
     scene.backup("first", "data");
-    let newest = scene.ends("first", "Completed");
+    scene.ends("first", "Completed");
+    std::fs::write(volume.join("data/file"), random(1 << 20, 2)).unwrap();
+    scene.backup("second", "data");
+    let newest = scene.ends("second", "Completed");
     let is_pending = |claim: &str| cluster().get(&["pvc", claim, "--namespace", "empty"])["status"]["phase"] == "Pending";
     // Each thing that is missing.
     scene.restore("r", "again", &json!({"backup": "no-such"}));

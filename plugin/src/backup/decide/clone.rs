@@ -34,6 +34,7 @@ impl BackupPass<'_> {
         let (Some(of), namespace) = (&backup.spec.source.claim, backup.namespace().unwrap_or_default()) else {
             return self.run.fail(Reason::SnapshotMissing, "only claims are cloned");
         };
+        self.source = Some(self.seen.volume.clone());
         act(Act::CreateClaim(objects::clone(&self.run.uid, &namespace, of, &self.seen.volume, &self.seen.class_rule)))
     }
 

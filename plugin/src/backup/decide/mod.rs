@@ -13,7 +13,7 @@ use super::observe::Seen;
 use crate::api::VolumeBackupStatus;
 use crate::api::mover_policy::CopyMethod;
 use crate::api::run::{Phase, Reason};
-use crate::api::volume_backup::{BackupResult, VolumeSnapshotSeen};
+use crate::api::volume_backup::{BackupResult, SourceVolume, VolumeSnapshotSeen};
 use crate::cluster::GateView;
 use crate::run::Decision;
 use crate::run::decide::{Outcome, Pass, Plan, Start, Step, look_again};
@@ -24,15 +24,16 @@ use crate::run::objects::Installation;
 pub fn decide(seen: &Seen, gate: &GateView, installation: &Installation, now: Timestamp) -> Decision<VolumeBackupStatus> {
     let status = seen.backup.status.clone().unwrap_or_default();
     let run = Pass::new(&seen.backup, &seen.run, gate, installation, now);
-    let mut pass = BackupPass { seen, run, snapshot: status.snapshot, result: status.result };
+    let mut pass = BackupPass { seen, run, source: status.source, snapshot: status.snapshot, result: status.result };
     let (act, again) = pass.step();
-    let (copy_method, snapshot, result) = (seen.copy_method, pass.snapshot, pass.result);
-    Decision { status: VolumeBackupStatus { run: pass.run.finish(), copy_method, snapshot, result }, act, again }
+    let BackupPass { run, source, snapshot, result, .. } = pass;
+    Decision { status: VolumeBackupStatus { run: run.finish(), copy_method: seen.copy_method, source, snapshot, result }, act, again }
 }
 
 struct BackupPass<'a> {
     seen: &'a Seen,
     run: Pass<'a>,
+    source: Option<SourceVolume>,
     snapshot: Option<VolumeSnapshotSeen>,
     result: Option<BackupResult>,
 }
@@ -75,11 +76,6 @@ impl BackupPass<'_> {
     /// From the claim to something that a mover in our namespace can mount.
     fn expose(&mut self) -> Step {
         if let Some(missing) = self.seen.run.missing.clone() {
-            // The claim went while its data was being taken: it does not come back as it was.
-            let is_gone = matches!(missing.reason, Reason::ClaimMissing | Reason::ClaimNotBound);
-            if is_gone && self.run.status.phase == Phase::Accepted {
-                return self.run.fail(missing.reason, &missing.message);
-            }
             return self.run.wait_for_somebody(missing.reason, &missing.message);
         }
         match self.seen.copy_method {

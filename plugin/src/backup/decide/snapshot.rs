@@ -29,6 +29,7 @@ impl BackupPass<'_> {
             let (Some(claim), Some(class)) = (&backup.spec.source.claim, &self.seen.snapshot_class) else {
                 return self.run.wait_for_somebody(Reason::SnapshotMissing, "the VolumeSnapshot is not there");
             };
+            self.source = Some(self.seen.volume.clone());
             return act(Act::CreateSnapshot(objects::snapshot(&self.run.uid, &namespace, claim, class)));
         };
         if self.run.status.phase == Phase::Pending {
@@ -55,7 +56,7 @@ impl BackupPass<'_> {
                 taken: seen.creation_time,
                 bytes: bytes.max(self.seen.volume.bytes),
                 storage_class: self.seen.volume.storage_class.clone(),
-                volume_mode: content.spec.source_volume_mode.clone().unwrap_or_else(|| self.seen.volume.mode.clone()),
+                volume_mode: content.spec.source_volume_mode.clone().unwrap_or_else(|| self.seen.volume.volume_mode.clone()),
                 topology: self.seen.volume.topology.clone(),
                 content: content.name_any(),
                 claim: None,

@@ -33,7 +33,7 @@ impl Pass<'_> {
             let wait = self.patience();
             self.status.retry_after = Some(Time(self.now + wait));
             self.status.setback = Some(missing.message.clone());
-            return self.wait(missing.reason, &missing.message, wait.unsigned_abs());
+            return self.wait(missing.reason, &missing.message, wait);
         }
         if let Some(after) = &self.status.retry_after
             && after.0 > self.now

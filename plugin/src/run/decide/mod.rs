@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_secs(2);
 const ASK_AT_FIRST: SignedDuration = SignedDuration::from_secs(2);
 const ASK_AT_LAST: SignedDuration = SignedDuration::from_secs(30);
 /// Looks a second at all runs together that have not begun for want of it: many are looked at more seldom than that.
-const ASKED_A_SECOND: usize = 50;
+const ASKED_A_SECOND: u64 = 50;
 /// What Velero puts on what it restores, as a label or an annotation.
 const VELERO_RESTORE: &str = "velero.io/restore-name";
 
@@ -310,12 +310,12 @@ impl<'a> Pass<'a> {
     pub fn wait(&mut self, reason: Reason, message: &str, again: Duration) -> Step {
         let phase = self.status.phase;
         self.enter(phase, reason, message);
-        look_again(again)
+        look_again(if self.status.is_asked_for() { again.max(asked_in_turn(self.gate)) } else { again })
     }
 
     /// For something that somebody must give, and that does not tell when it comes.
     pub fn wait_for_somebody(&mut self, reason: Reason, message: &str) -> Step {
-        let again = self.patience().unsigned_abs();
+        let again = self.patience();
         self.wait(reason, message, again)
     }
 
@@ -325,9 +325,8 @@ impl<'a> Pass<'a> {
     }
 
     /// The longer it lasts, and the more wait beside it, the more seldom it is asked for.
-    fn patience(&self) -> SignedDuration {
-        let turn = SignedDuration::from_secs(i64::try_from(self.gate.stalled / ASKED_A_SECOND).unwrap_or(i64::MAX));
-        (self.phase_age() / 8).clamp(ASK_AT_FIRST, ASK_AT_LAST).max(turn)
+    fn patience(&self) -> Duration {
+        (self.phase_age() / 8).clamp(ASK_AT_FIRST, ASK_AT_LAST).unsigned_abs().max(asked_in_turn(self.gate))
     }
 
     /// Whether the phase lasts that many seconds.
@@ -345,6 +344,12 @@ impl<'a> Pass<'a> {
         self.enter(phase, reason, message);
         self.status.completed = Some(Time(self.now));
     }
+}
+
+/// How often each of those is looked at that wait for something that somebody must give.
+#[must_use]
+pub fn asked_in_turn(gate: &GateView) -> Duration {
+    Duration::from_secs(gate.stalled as u64 / ASKED_A_SECOND)
 }
 
 /// Whether a claim has its volume, and the other way round.
