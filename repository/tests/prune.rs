@@ -280,7 +280,7 @@ fn a_copy_stays_where_what_is_to_replace_it_is_rotten() {
             let pruned = prune(&store, MaxUnused::Bytes(0));
             assert_eq!(readable(&store), before, "{pruned:?}");
             assert!(matches!(pruned, Ok(_) | Err(Error::Damaged { .. })), "{pruned:?}");
-            kept += usize::from(pruned.is_err() && before.len() == 12);
+            kept += usize::from(pruned.is_err() && pack.blobs.iter().any(|blob| before.contains(&blob.id)));
             let useless = left_to_do(&store).packs.remove.into_iter().filter(|usage| usage.copies == 0).count();
             assert_eq!(useless, 0, "what nothing needs is gone all the same");
         }
