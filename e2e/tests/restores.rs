@@ -9,6 +9,7 @@ use std::process::Command;
 use e2e::place::{Place, as_nobody, assert_refused};
 use e2e::program::mover;
 use e2e::tree::{assert_same, difficult, manifest, many, random, set_mtime};
+use serde_json::json;
 use tempfile::tempdir;
 
 #[test]
@@ -177,12 +178,24 @@ fn damage_costs_what_it_hits_and_no_more() {
         fs::hard_link(place.path(&format!("source/file-{i}")), place.path(&format!("source/link-{i}"))).unwrap();
     }
     place.mover.ok(&["backup", &place.text("source")]);
+    let whole = place.mover.ok(&["--json", "verify", "latest"]).lines("verify_summary").remove(0);
+    assert_eq!(
+        (&whole["files"], &whole["others"], &whole["bytes"], &whole["errors"]),
+        (&json!(20), &json!(20), &json!(40 << 20), &json!(0))
+    );
     let packs = packs(&place.path("repository"));
     let largest = packs.iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
     flip(largest, |length| vec![length / 2]);
     let check = place.mover.run(&["check", "--read-data", "--json"]);
     assert_eq!(check.code, 1);
     assert_eq!(check.json("errors"), 1, "{check:?}");
+    // Restored to nowhere, it says the same of what a restore would leave out, and other parts are whole.
+    let verify = place.mover.run(&["verify", "latest", "--json"]);
+    assert_eq!((verify.code, verify.json("errors")), (1, json!(1)), "{verify:?}");
+    let lost = verify.lines("item")[0]["path"].as_str().unwrap().to_owned();
+    let part = |path: &str| place.mover.run(&["verify", &format!("latest:{}/{path}", place.text("source"))]).code;
+    assert_eq!((0..20).filter(|i| part(&format!("file-{i}")) != 0).count(), 1);
+    assert_eq!(part(&lost), 1);
     let ran = place.mover.run(&["restore", "latest", &place.text("target"), "--json"]);
     // The file, and its other name.
     assert_eq!((ran.code, ran.lines("item").len()), (3, 2), "{ran:?}");

@@ -71,6 +71,13 @@ pub struct Counts {
     pub to_read: (AtomicU64, AtomicU64),
 }
 
+impl Counts {
+    pub(crate) fn to_read(&self, packs: &[IndexedPack]) {
+        self.to_read.0.store(packs.len() as u64, Ordering::Relaxed);
+        self.to_read.1.store(packs.iter().map(IndexedPack::size).sum(), Ordering::Relaxed);
+    }
+}
+
 /// Told of findings as they come, from several threads.
 pub type OnFinding<'a> = &'a (dyn Fn(Finding) + Sync);
 
@@ -229,10 +236,9 @@ fn read_packs(
         packs.sort_by_cached_key(|_| random::<8>());
         packs.truncate(count);
     }
-    counts.to_read.0.store(packs.len() as u64, Ordering::Relaxed);
-    counts.to_read.1.store(packs.iter().map(IndexedPack::size).sum(), Ordering::Relaxed);
-    let begin = || PackReader { repository, opener: BlobOpener::new(repository), counts, buffer: Vec::new() };
-    parallel::each(shares.workers + shares.readers, &packs, begin, |reader, pack| match reader.pack(pack) {
+    counts.to_read(&packs);
+    let begin = || WholePack::new(repository, counts);
+    parallel::each(shares.workers + shares.readers, &packs, begin, |reader, pack| match reader.check(pack) {
         Err(Error::Damaged { object, what, .. }) => {
             on_finding(Finding { object, problem: what, severity: Severity::Error });
             Ok(())
@@ -244,16 +250,21 @@ fn read_packs(
     })
 }
 
-struct PackReader<'a> {
+/// Reads packs from end to end; one per thread.
+pub(crate) struct WholePack<'a> {
     repository: &'a Repository,
     opener: BlobOpener,
     counts: &'a Counts,
     buffer: Vec<u8>,
 }
 
-impl PackReader<'_> {
-    /// Reads a pack from end to end: its hash, each blob, and its own list.
-    fn pack(&mut self, pack: &IndexedPack) -> Result<()> {
+impl<'a> WholePack<'a> {
+    pub(crate) fn new(repository: &'a Repository, counts: &'a Counts) -> Self {
+        Self { repository, opener: BlobOpener::new(repository), counts, buffer: Vec::new() }
+    }
+
+    /// Its hash, each blob, and its own list.
+    pub(crate) fn check(&mut self, pack: &IndexedPack) -> Result<()> {
         let name = ObjectName::pack(pack.id);
         let blobs_end = pack.blobs.last().map_or(0, |last| u64::from(last.offset + last.stored));
         let mut hasher = Sha256::new();

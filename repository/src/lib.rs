@@ -27,6 +27,7 @@ pub mod read;
 pub mod repair;
 pub mod repository;
 pub mod retention;
+pub mod rewrite;
 pub mod snapshots;
 pub mod stop;
 pub mod store;

@@ -9,11 +9,11 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// The first of any thread.
-pub fn each<T: Sync, S>(
+pub fn each<'t, T: Sync, S>(
     threads: usize,
-    items: &[T],
+    items: &'t [T],
     begin: impl Fn() -> S + Sync,
-    work: impl Fn(&mut S, &T) -> Result<()> + Sync,
+    work: impl Fn(&mut S, &'t T) -> Result<()> + Sync,
 ) -> Result<()> {
     let (next, failure) = (AtomicUsize::new(0), Mutex::new(None::<Error>));
     let run = || {

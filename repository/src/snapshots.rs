@@ -11,7 +11,7 @@ use crate::store::StoreErrorKind;
 use crate::write::Committed;
 
 /// In place of an id: the newest.
-const LATEST: &str = "latest";
+pub const LATEST: &str = "latest";
 /// The largest snapshot file: its exclude patterns are all that can be long.
 const MAX_SNAPSHOT_BYTES: usize = 16 << 20;
 

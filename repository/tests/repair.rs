@@ -3,27 +3,35 @@
 
 mod common;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use repository::check::Counts;
+use repository::format::BlobKind;
 use repository::format::lock::LockMode;
 use repository::format::unpacked;
+use repository::id::ObjectId;
+use repository::index::Index;
 use repository::lock::{Lock, UnlockMode, unlock};
-use repository::object::{Object, ObjectKind};
-use repository::repair::{self, Mode, Wrong};
+use repository::object::{Object, ObjectKind, ObjectName};
+use repository::repair::index::{self, Wrong};
+use repository::repair::{Mode, packs, snapshots};
+use repository::snapshots::Filter;
 use repository::store::memory::MemoryStore;
 use repository::store::record::{Change, Event, Recording, after_crash};
 use repository::store::{PutMode, Store};
 
 fn look(store: &MemoryStore) -> Wrong {
-    repair::index(&common::open(Arc::new(store.clone())), Mode::Look).unwrap()
+    index::run(&common::open(Arc::new(store.clone())), Mode::Look).unwrap()
 }
 
 fn repair(store: &(impl Store + Clone + 'static)) {
     let repository = common::open(Arc::new(store.clone()));
     let lock = Lock::acquire(&repository, LockMode::Exclusive, Duration::ZERO).unwrap();
-    repair::index(&repository, Mode::Apply).unwrap();
+    index::run(&repository, Mode::Apply).unwrap();
     lock.release().unwrap();
 }
 
@@ -128,6 +136,118 @@ fn whatever_a_crash_leaves_the_next_one_goes_on() {
             let store = after_crash(&log, events, |_| survives);
             unlock(&common::open(Arc::new(store.clone())), UnlockMode::All).unwrap();
             repair(&store);
+            assert_eq!(common::errors(&common::open(Arc::new(store))), [], "after {events} of {} events", log.len());
+        }
+    }
+}
+
+fn repair_packs(store: &(impl Store + Clone + 'static), mode: Mode) -> packs::Wrong {
+    let repository = common::open(Arc::new(store.clone()));
+    let lock = Lock::acquire(&repository, LockMode::Exclusive, Duration::ZERO).unwrap();
+    let wrong = packs::run(&repository, &[], mode, common::shares(), &Counts::default()).unwrap();
+    lock.release().unwrap();
+    wrong
+}
+
+/// The paths that are lost, and the snapshots that are saved again.
+fn repair_snapshots(store: &(impl Store + Clone + 'static), mode: Mode) -> (BTreeSet<String>, snapshots::Repaired) {
+    let repository = common::open(Arc::new(store.clone()));
+    let lock = Lock::acquire(&repository, LockMode::Shared, Duration::ZERO).unwrap();
+    let all = repository.snapshots(&Filter::default()).unwrap();
+    let lost = RefCell::new(BTreeSet::new());
+    let on_lost = |_: &ObjectId, path: &[u8], _: &str| lost.borrow_mut().extend([String::from_utf8(path.to_vec()).unwrap()]);
+    let repaired = snapshots::run(&repository, &all, mode, common::shares(), &on_lost).unwrap();
+    repaired.saved.iter().for_each(|(old, _)| repository.remove_snapshot(*old).unwrap());
+    lock.release().unwrap();
+    (lost.into_inner(), repaired)
+}
+
+/// One flipped bit in each pack in turn: what the bit hit is lost, and nothing else.
+#[test]
+fn of_a_damaged_pack_all_is_saved_that_can_be_read() {
+    let healthy = common::healthy();
+    let index = Index::load(&common::open(Arc::new(healthy.clone())), 1 << 30).unwrap();
+    for pack in index.by_pack() {
+        let store = common::copy(&healthy);
+        let hit = pack.blobs[pack.blobs.len() / 2];
+        common::change(&store, &ObjectName::pack(pack.id), |bytes| bytes[hit.offset as usize + 20] ^= 4);
+        let before = store.names(ObjectKind::Pack).unwrap();
+        let looked = repair_packs(&store, Mode::Look);
+        assert_eq!((looked.damaged.len(), looked.lost.as_slice()), (1, [(hit.kind, hit.id)].as_slice()));
+        assert_eq!(store.names(ObjectKind::Pack).unwrap(), before);
+        let wrong = repair_packs(&store, Mode::Apply);
+        assert_eq!((wrong.saved, wrong.lost.len()), (pack.blobs.len() as u64 - 1, 1));
+        let (lost, looked) = repair_snapshots(&store, Mode::Look);
+        assert!(looked.saved.is_empty() && !lost.is_empty());
+        let (again, repaired) = repair_snapshots(&store, Mode::Apply);
+        assert_eq!((again, repaired.saved.len()), (lost.clone(), looked.incomplete.len()));
+        // The rest is whole, and says that it is not all.
+        let repository = common::open(Arc::new(store.clone()));
+        assert_eq!(common::findings(&repository), []);
+        let all = repository.snapshots(&Filter::default()).unwrap();
+        let incomplete = all.iter().filter(|stored| stored.snapshot.tags.iter().any(|tag| tag == "estiba:incomplete")).count();
+        assert_eq!((all.len(), incomplete), (2, repaired.saved.len()));
+        assert!(repair_snapshots(&store, Mode::Apply).0.is_empty(), "there is nothing left to repair");
+        if hit.kind == BlobKind::Data {
+            assert!(lost.len() == 1 && lost.iter().all(|path| path.starts_with("/dir/file-")), "{lost:?}");
+        }
+        // Whoever has it stores it again.
+        for seed in 1..=2 {
+            common::backup(&common::open(Arc::new(store.clone())), 20, seed).unwrap();
+        }
+        assert_eq!(common::errors(&common::open(Arc::new(store))), []);
+    }
+}
+
+/// Packs that are cut, or replaced, or of which the list alone is damaged: what is left of them is saved.
+#[test]
+fn whatever_happens_to_packs_the_rest_is_saved() {
+    type Damage = (&'static str, fn(&mut Vec<u8>));
+    let damages: [Damage; 4] = [
+        ("cut in the middle", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("emptied", Vec::clear),
+        ("all of it replaced", |bytes| bytes.fill(7)),
+        ("its list damaged", |bytes| {
+            let end = bytes.len() - 10;
+            bytes[end] ^= 1;
+        }),
+    ];
+    for (what, damage) in damages {
+        let store = common::healthy();
+        let index = Index::load(&common::open(Arc::new(store.clone())), 1 << 30).unwrap();
+        let of_content = index.by_pack().into_iter().find(|pack| pack.blobs.iter().all(|blob| blob.kind == BlobKind::Data)).unwrap();
+        common::change(&store, &ObjectName::pack(of_content.id), damage);
+        let wrong = repair_packs(&store, Mode::Apply);
+        assert_eq!(wrong.saved + wrong.lost.len() as u64, of_content.blobs.len() as u64, "{what}");
+        assert_eq!(wrong.lost.is_empty(), what == "its list damaged", "{what}");
+        repair_snapshots(&store, Mode::Apply);
+        assert_eq!(common::findings(&common::open(Arc::new(store))), [], "{what}");
+    }
+}
+
+/// Every moment of it: of what was under way, nothing or everything has arrived. No more is lost than was, and the next ones
+/// come to the same end.
+#[test]
+fn a_crash_while_packs_and_snapshots_are_repaired_costs_nothing() {
+    let store = Recording::new(MemoryStore::default());
+    common::fill(&store);
+    let index = Index::load(&common::open(Arc::new(store.clone())), 1 << 30).unwrap();
+    let of_content = index.by_pack().into_iter().find(|pack| pack.blobs.iter().all(|blob| blob.kind == BlobKind::Data)).unwrap();
+    let name = ObjectName::pack(of_content.id);
+    let mut bytes = store.inner().objects.lock().unwrap()[&name].0.to_vec();
+    bytes[30] ^= 1;
+    store.put(&Object { name, ..Object::content_named(name.kind, Bytes::from(bytes)) }, PutMode::Replace).unwrap();
+    let began = store.log().len();
+    assert_eq!(repair_packs(&store, Mode::Apply).lost.len(), 1);
+    assert!(!repair_snapshots(&store, Mode::Apply).1.saved.is_empty());
+    let log = store.log();
+    for events in began..=log.len() {
+        for survives in [false, true] {
+            let store = after_crash(&log, events, |_| survives);
+            unlock(&common::open(Arc::new(store.clone())), UnlockMode::All).unwrap();
+            repair_packs(&store, Mode::Apply);
+            let (lost, _) = repair_snapshots(&store, Mode::Apply);
+            assert!(lost.len() <= 1, "after {events} of {} events: {lost:?}", log.len());
             assert_eq!(common::errors(&common::open(Arc::new(store))), [], "after {events} of {} events", log.len());
         }
     }

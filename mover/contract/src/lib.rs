@@ -39,6 +39,8 @@ pub enum Line {
     BackupSummary(BackupSummary),
     /// The end of a restore.
     RestoreSummary(RestoreSummary),
+    /// The end of a verification.
+    VerifySummary(VerifySummary),
     /// The end of a check.
     CheckSummary(CheckSummary),
     /// What becomes of one snapshot.
@@ -47,8 +49,12 @@ pub enum Line {
     ForgetSummary(ForgetSummary),
     /// The end of a prune.
     PruneSummary(PruneSummary),
-    /// The end of a repair.
+    /// The end of a repair of the index.
     RepairSummary(RepairSummary),
+    /// The end of a repair of packs.
+    RepairPacksSummary(RepairPacksSummary),
+    /// The end of what saves snapshots again.
+    RewriteSummary(RewriteSummary),
     /// Why the command failed.
     Error(Failure),
 }
@@ -200,6 +206,27 @@ pub struct BackupSummary {
     pub dry_run: bool,
 }
 
+/// What a verification read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct VerifySummary {
+    /// Of what.
+    pub snapshot_id: String,
+    /// Files that were read, whole or not.
+    pub files: u64,
+    /// Directories.
+    pub dirs: u64,
+    /// Links, devices and pipes.
+    pub others: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Items that cannot be restored as they were: exit code 1 if above zero.
+    pub errors: u64,
+    /// From start to end.
+    pub seconds: f64,
+    /// What was asked of the store.
+    pub requests: Requests,
+}
+
 /// What a restore did, or in a dry run would do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RestoreSummary {
@@ -315,6 +342,38 @@ pub struct PruneSummary {
     pub dry_run: bool,
     /// What was asked of the store; in a dry run, about what would be.
     pub requests: Requests,
+}
+
+/// What a repair of packs did, or without `--apply` would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairPacksSummary {
+    /// Packs that were read.
+    pub packs_read: u64,
+    /// Those that are damaged, or gone, and that go.
+    pub packs_damaged: u64,
+    /// Their blobs that can be read, and are stored again.
+    pub blobs_saved: u64,
+    /// Their blobs of which no copy can be read.
+    pub blobs_lost: u64,
+    /// True: nothing was changed.
+    pub dry_run: bool,
+}
+
+/// What a repair of snapshots or a rewrite did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RewriteSummary {
+    /// Snapshots that were looked at.
+    pub snapshots: u64,
+    /// Those that lose something.
+    pub changed: u64,
+    /// Old and new ids; none if nothing was changed.
+    pub saved: Vec<(String, String)>,
+    /// Files and directories that are left out, in all snapshots together.
+    pub left_out: u64,
+    /// Whether the old ones were removed.
+    pub forgotten: bool,
+    /// True: nothing was changed.
+    pub dry_run: bool,
 }
 
 /// What a repair of the index did, or without `--apply` would do.

@@ -110,12 +110,16 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Look for damage
     Check(Check),
+    /// Restore a snapshot to nowhere: every byte is read, opened, hashed and compared
+    Verify(Verify),
     /// Remove snapshots that a policy does not keep; what only they need stays stored until it is pruned
     Forget(Box<Forget>),
     /// Free what no snapshot needs; nobody else may write meanwhile
     Prune(Prune),
     /// Make the repository say again what is there; without --apply only say what is wrong
     Repair(Repair),
+    /// Save snapshots again with some of their files left out
+    Rewrite(Rewrite),
     /// List, add, remove and change passwords
     Key(Key),
     /// Remove locks that were left behind
@@ -383,6 +387,17 @@ pub(crate) enum GroupKey {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// `latest`, or the first digits of an id; SNAPSHOT:PATH for a part of it
+    pub(crate) snapshot: String,
+    /// With `latest`: the newest that is not younger than this, for instance 2h or 2026-11-20T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) before: Option<TimePoint>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Check {
     /// Read every byte of every pack
     #[arg(long, conflicts_with = "read_data_subset")]
@@ -428,6 +443,54 @@ pub(crate) enum RepairWhat {
         #[arg(long)]
         apply: bool,
     },
+    /// Read packs from end to end; store again what can be read of those that are damaged, and remove them
+    #[command(
+        after_help = "What is lost then is in no index any more: the next backup that has it stores it again. `mover repair snapshots` comes after it.\n\nExample:\n  mover repair packs && mover repair packs --apply"
+    )]
+    Packs {
+        /// Only those whose ids begin so [default: all]
+        #[arg(value_name = "PACK")]
+        packs: Vec<String>,
+        /// Do it
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Save snapshots that lack something again, without what is lost
+    #[command(
+        after_help = "The new ones bear the tag estiba:incomplete, and never displace a complete one. After `repair index` and `repair packs`.\n\nExample:\n  mover repair snapshots && mover repair snapshots --apply --forget"
+    )]
+    Snapshots {
+        /// Only these [default: all]
+        #[arg(value_name = "SNAPSHOT")]
+        snapshots: Vec<String>,
+        /// Do it
+        #[arg(long)]
+        apply: bool,
+        /// Remove the old ones, once the new ones are saved
+        #[arg(long, requires = "apply")]
+        forget: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Packs stay as they are until `mover prune`.\n\nExample:\n  mover rewrite --exclude '*.tmp' --dry-run && mover rewrite --exclude '*.tmp' --forget"
+)]
+pub(crate) struct Rewrite {
+    /// Only these [default: all that the filters let through]
+    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["host", "paths", "tags"])]
+    pub(crate) snapshots: Vec<String>,
+    /// Leave out what matches
+    #[arg(short, long = "exclude", value_name = "PATTERN", required = true)]
+    pub(crate) excludes: Vec<String>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Remove the old ones, once the new ones are saved
+    #[arg(long)]
+    pub(crate) forget: bool,
+    /// Say what would be left out; change nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

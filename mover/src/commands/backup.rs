@@ -14,7 +14,7 @@ use crate::backup::{self, ChangeTest, EmptySource, FileSystems, Outcome, ParentC
 use crate::cli::args::{Backup, CompressionLevel};
 use crate::cli::exit::CommandError;
 use crate::cli::settings::{Settings, hostname, username};
-use crate::report::{Output, Report, requests, summary};
+use crate::report::{Report, requests, summary};
 use crate::source::exclude::Excludes;
 use crate::source::roots::Roots;
 
@@ -33,11 +33,7 @@ pub(super) fn run(settings: &Settings, args: Backup) -> Result<ExitCode, Command
 }
 
 fn finish(report: &Report, summary: &BackupSummary) -> Result<ExitCode, CommandError> {
-    report.end(&Line::BackupSummary(summary.clone()));
-    match report.output() {
-        Output::Text | Output::Verbose => report.print(&summary::backup(summary))?,
-        Output::Json | Output::Quiet => {}
-    }
+    report.last(&Line::BackupSummary(summary.clone()), || summary::backup(summary))?;
     Ok(if summary.errors > 0 { ExitCode::Incomplete } else { ExitCode::Success })
 }
 

@@ -11,7 +11,7 @@ use repository::lock::Lock;
 use crate::cli::args::Check;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
-use crate::report::{Output, requests, summary};
+use crate::report::{requests, summary};
 
 pub(super) fn run(settings: &Settings, args: &Check) -> Result<ExitCode, CommandError> {
     let read = match (args.read_data, args.read_data_subset) {
@@ -45,10 +45,6 @@ pub(super) fn run(settings: &Settings, args: &Check) -> Result<ExitCode, Command
         requests: requests(repository.counters()),
     };
     let errors = summary.errors;
-    report.end(&Line::CheckSummary(summary.clone()));
-    match report.output() {
-        Output::Json | Output::Quiet => {}
-        Output::Text | Output::Verbose => report.print(&summary::check(&summary))?,
-    }
+    report.last(&Line::CheckSummary(summary.clone()), || summary::check(&summary))?;
     Ok(if errors > 0 { ExitCode::Failure } else { ExitCode::Success })
 }

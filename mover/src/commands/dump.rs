@@ -1,28 +1,21 @@
 //! `mover dump`.
 
 use std::io::Write;
-use std::sync::Arc;
 
 use contract::ExitCode;
 use repository::error::Error;
 use repository::format::BlobKind;
-use repository::format::lock::LockMode;
 use repository::format::node::NodeKind;
-use repository::index::Index;
-use repository::lock::Lock;
 use repository::read::{BlobOpener, Trees};
 
-use super::filter;
+use super::{Opened, open};
 use crate::cli::args::Dump;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
 use crate::restore::find_node;
 
 pub(super) fn run(settings: &Settings, args: Dump) -> Result<ExitCode, CommandError> {
-    let repository = settings.open()?;
-    let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
-    let found = repository.find_snapshot(&args.snapshot, &filter(args.filter, None))?;
-    let index = Arc::new(Index::load(&repository, settings.shares.index_bytes)?);
+    let Opened { repository, lock, stored: found, index } = open(settings, &args.snapshot, args.filter, None)?;
     let trees = Trees::new(&repository, &index, settings.shares.tree_bytes);
     let node = find_node(&trees, &found.snapshot, &args.path)?;
     let (content, size) = match node {

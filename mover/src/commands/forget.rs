@@ -51,15 +51,15 @@ pub(super) fn run(settings: &Settings, args: Forget) -> Result<ExitCode, Command
         }
     }
     lock.release()?;
-    settings.report.end(&Line::ForgetSummary(ForgetSummary { kept, removed, dry_run: args.dry_run }));
-    if matches!(settings.report.output(), Output::Text | Output::Verbose) {
-        let (kept, removed) = (human::count(kept), human::count(removed));
-        settings.report.print(&if args.dry_run {
+    let summary = Line::ForgetSummary(ForgetSummary { kept, removed, dry_run: args.dry_run });
+    let (kept, removed) = (human::count(kept), human::count(removed));
+    settings.report.last(&summary, || {
+        if args.dry_run {
             format!("would keep {kept} snapshots and remove {removed}; nothing was removed")
         } else {
             format!("{kept} snapshots stay, {removed} are removed; what only those needed goes with `mover prune`")
-        })?;
-    }
+        }
+    })?;
     Ok(ExitCode::Success)
 }
 

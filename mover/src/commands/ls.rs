@@ -3,18 +3,14 @@
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use contract::ExitCode;
 use repository::error::Error;
-use repository::format::lock::LockMode;
 use repository::format::node::{Node, NodeKind, unix_permissions};
 use repository::id::BlobId;
-use repository::index::Index;
-use repository::lock::Lock;
 use repository::read::Trees;
 
-use super::filter;
+use super::{Opened, open};
 use crate::cli::args::Ls;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -22,10 +18,7 @@ use crate::report::Output;
 use crate::restore::find_node;
 
 pub(super) fn run(settings: &Settings, args: Ls) -> Result<ExitCode, CommandError> {
-    let repository = settings.open()?;
-    let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
-    let found = repository.find_snapshot(&args.snapshot, &filter(args.filter, args.before))?;
-    let index = Arc::new(Index::load(&repository, settings.shares.index_bytes)?);
+    let Opened { repository, lock, stored: found, index } = open(settings, &args.snapshot, args.filter, args.before)?;
     let trees = Trees::new(&repository, &index, settings.shares.tree_bytes);
     let format = match (settings.report.output(), args.long) {
         (Output::Json, _) => Format::Json,

@@ -11,11 +11,20 @@ mod ls;
 mod prune;
 mod repair;
 mod restore;
+mod rewrite;
 mod snapshots;
 mod unlock;
+mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use contract::ExitCode;
-use repository::snapshots::{Filter, Stored};
+use repository::Repository;
+use repository::format::lock::LockMode;
+use repository::index::Index;
+use repository::lock::Lock;
+use repository::snapshots::{Filter, LATEST, Stored};
 
 use crate::cli::args::{self, Command};
 use crate::cli::exit::CommandError;
@@ -31,9 +40,11 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
         Command::Ls(args) => ls::run(settings, args),
         Command::Dump(args) => dump::run(settings, args),
         Command::Check(args) => check::run(settings, &args),
+        Command::Verify(args) => verify::run(settings, args),
         Command::Forget(args) => forget::run(settings, *args),
         Command::Prune(args) => prune::run(settings, &args),
-        Command::Repair(args) => repair::run(settings, &args.what),
+        Command::Repair(args) => repair::run(settings, args.what),
+        Command::Rewrite(args) => rewrite::run(settings, args),
         Command::Key(args) => key::run(settings, args.action),
         Command::Unlock(args) => unlock::run(settings, &args),
         Command::Completions { shell } => generate::completions(settings, shell),
@@ -43,6 +54,35 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
 
 fn filter(args: args::Filter, before: Option<TimePoint>) -> Filter {
     Filter { host: args.host, paths: args.paths, tags: args.tags, before: before.map(|time| time.0) }
+}
+
+/// A snapshot, what is needed to read it, and the lock that keeps that.
+struct Opened {
+    repository: Arc<Repository>,
+    lock: Lock,
+    stored: Stored,
+    index: Arc<Index>,
+}
+
+/// Opens `latest`, or the beginning of an id.
+fn open(settings: &Settings, wanted: &str, filter: args::Filter, before: Option<TimePoint>) -> Result<Opened, CommandError> {
+    if before.is_some() && wanted != LATEST {
+        return Err(CommandError::usage("--before goes with `latest`: an id is one point in time already"));
+    }
+    let filter = self::filter(filter, before);
+    let repository = settings.open()?;
+    // Snapshots before the index: what they need was stored before them.
+    let read = || Ok((repository.find_snapshot(wanted, &filter)?, Arc::new(Index::load(&repository, settings.shares.index_bytes)?)));
+    let (lock, (stored, index)) = Lock::acquire_and(&repository, LockMode::Shared, settings.retry_lock, read)?;
+    Ok(Opened { repository, lock, stored, index })
+}
+
+/// `SNAPSHOT:PATH`.
+fn split(text: &str) -> (&str, Option<PathBuf>) {
+    match text.split_once(':') {
+        Some((snapshot, path)) => (snapshot, Some(PathBuf::from(path))),
+        None => (text, None),
+    }
 }
 
 /// A time as `snapshots` shows it.

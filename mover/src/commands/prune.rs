@@ -10,7 +10,7 @@ use repository::prune::{self, Options, Planned};
 use crate::cli::args::Prune;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
-use crate::report::{Output, requests, summary};
+use crate::report::{requests, summary};
 
 pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, CommandError> {
     let max_repack_bytes = args.max_repack_size.map_or(u64::MAX, |size| size.0);
@@ -54,11 +54,7 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
         dry_run: args.dry_run,
         requests: if args.dry_run { estimate(&planned, &options) } else { requests(repository.counters()) },
     };
-    report.end(&Line::PruneSummary(summary.clone()));
-    match report.output() {
-        Output::Json | Output::Quiet => {}
-        Output::Text | Output::Verbose => report.print(&summary::prune(&summary))?,
-    }
+    report.last(&Line::PruneSummary(summary.clone()), || summary::prune(&summary))?;
     Ok(ExitCode::Success)
 }
 

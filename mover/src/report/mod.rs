@@ -195,6 +195,15 @@ impl Report {
         let _ = writeln!(out, "{}", line.to_json(self.run.as_deref())).and_then(|()| out.flush());
     }
 
+    /// What came of a command: for machines, and for people who want words.
+    pub(crate) fn last(&self, line: &Line, text: impl FnOnce() -> String) -> std::io::Result<()> {
+        self.end(line);
+        match self.output {
+            Output::Json | Output::Quiet => Ok(()),
+            Output::Text | Output::Verbose => self.print(&text()),
+        }
+    }
+
     /// The last line for machines: printed if they listen, and written where the result was asked for. Where Kubernetes
     /// reads it, it is cut at 4 KiB: a long message is shortened before, so that it stays JSON.
     pub(crate) fn end(&self, line: &Line) {

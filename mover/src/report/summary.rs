@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use contract::{BackupSummary, CheckSummary, PruneSummary, Requests, RestoreSummary};
+use contract::{BackupSummary, CheckSummary, PruneSummary, Requests, RestoreSummary, VerifySummary};
 
 use super::human::{bytes, count, duration};
 
@@ -74,6 +74,26 @@ pub(crate) fn restore(summary: &RestoreSummary) -> String {
     }
     let last = if summary.dry_run { "dry run: nothing was written" } else { "restored" };
     row("result", format!("{last} (snapshot {})", &summary.snapshot_id[..8]));
+    text
+}
+
+pub(crate) fn verify(summary: &VerifySummary) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, what: String| writeln!(text, "{name:<10} {what}").expect("strings take all");
+    let entries = [("files", summary.files), ("directories", summary.dirs), ("links, devices and pipes", summary.others)];
+    row("read", entries.map(|(what, number)| format!("{} {what}", count(number))).join(", "));
+    let rate = summary.bytes as f64 / summary.seconds.max(0.001);
+    row("bytes", bytes(summary.bytes));
+    row("time", format!("{}, {}/s", duration(Duration::from_secs_f64(summary.seconds)), bytes(rate as u64)));
+    row("requests", requests(&summary.requests));
+    let snapshot = &summary.snapshot_id[..8];
+    row(
+        "result",
+        match summary.errors {
+            0 => format!("all of snapshot {snapshot} can be restored"),
+            errors => format!("{} items of snapshot {snapshot} cannot be restored as they were: see above", count(errors)),
+        },
+    );
     text
 }
 

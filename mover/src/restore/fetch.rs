@@ -54,7 +54,9 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &mut Ba
         sealed: Vec::new(),
     };
     parallel::each(THREADS, &fetches, begin, Worker::fetch)?;
-    remove_damaged(context, target, batch);
+    if context.request.mode == RestoreMode::Write {
+        remove_damaged(context, target, batch);
+    }
     Ok(())
 }
 
@@ -174,7 +176,7 @@ fn lose(context: &Context<'_>, batch: &Batch, wants: &[Want], why: &str) -> Resu
 }
 
 fn write(context: &Context<'_>, dirs: &mut OpenDir<'_>, file: &PlannedFile, offset: u64, plain: &[u8]) -> Result<()> {
-    if file.is_damaged.load(Ordering::Relaxed) {
+    if file.is_damaged.load(Ordering::Relaxed) || context.request.mode == RestoreMode::Nowhere {
         return Ok(());
     }
     let result = file.sink.open(dirs, OFlags::WRONLY).map_err(io::Error::from).and_then(|open| {

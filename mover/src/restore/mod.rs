@@ -46,11 +46,15 @@ pub(crate) enum Overwrite {
     Never,
 }
 
-/// Whether anything is written.
+/// Where to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RestoreMode {
+    /// The target.
     Write,
+    /// Nothing is fetched, or written.
     DryRun,
+    /// Everything is fetched, opened and hashed, and nothing is written.
+    Nowhere,
 }
 
 /// Whether everything is read back.
@@ -132,6 +136,11 @@ pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Re
     // What a backup uses for chunks and packs, a restore uses for ranges.
     let memory = ByteBudget::new(shares.total() - shares.index_bytes - shares.tree_bytes * 2, repository.stop().clone());
     let context = Context { request, repository, index, trees: &trees, report, counts: &counts, memory };
+    // All of it, or what was stored under one path, and nothing else was.
+    let is_whole = request.subpath.as_ref().is_none_or(|path| matches!(request.snapshot.paths.as_slice(), [one] if path == Path::new(one)));
+    if is_whole && let Some(totals) = &request.snapshot.summary {
+        report.progress().set_totals(totals.total_files_processed, totals.total_bytes_processed);
+    }
     match find_root(&context)? {
         Found::Dir { tree, node } => into_directory(&context, &tree, node.as_deref())?,
         Found::File(node) => file(&context, *node)?,
@@ -192,12 +201,19 @@ pub(crate) fn find_node(trees: &Trees, snapshot: &Snapshot, path: &Path) -> Resu
     Ok(found)
 }
 
+/// The directory that is restored to, as far as there is one.
+fn open(request: &Request) -> Result<Option<Target>> {
+    match request.mode {
+        RestoreMode::Write => Target::open(&request.target, request.overwrite).map(Some),
+        RestoreMode::DryRun => Target::open_existing(&request.target, request.overwrite),
+        RestoreMode::Nowhere => Ok(None),
+    }
+    .map_err(Error::Refused)
+}
+
 fn into_directory(context: &Context<'_>, tree: &BlobId, node: Option<&Node>) -> Result<()> {
     let request = context.request;
-    let target = match request.mode {
-        RestoreMode::Write => Some(Target::open(&request.target, request.overwrite).map_err(Error::Refused)?),
-        RestoreMode::DryRun => Target::open_existing(&request.target, request.overwrite).map_err(Error::Refused)?,
-    };
+    let target = open(request)?;
     plan::run(context, target.as_ref(), tree, node)?;
     target.map_or(Ok(()), |target| {
         target.sync().map_err(|error| Error::Refused(format!("cannot sync {}: {error}", request.target.display())))
@@ -208,12 +224,10 @@ fn into_directory(context: &Context<'_>, tree: &BlobId, node: Option<&Node>) -> 
 fn file(context: &Context<'_>, node: Node) -> Result<()> {
     let request = context.request;
     let path = &request.target;
-    let is_device = rustix::fs::stat(path).is_ok_and(|stat| crate::source::metadata::kind(&stat) == Some(NodeKind::BlockDevice));
+    let is_device = request.mode != RestoreMode::Nowhere
+        && rustix::fs::stat(path).is_ok_and(|stat| crate::source::metadata::kind(&stat) == Some(NodeKind::BlockDevice));
     if !is_device {
-        let target = match request.mode {
-            RestoreMode::Write => Some(Target::open(path, request.overwrite).map_err(Error::Refused)?),
-            RestoreMode::DryRun => Target::open_existing(path, request.overwrite).map_err(Error::Refused)?,
-        };
+        let target = open(request)?;
         plan::one_file(context, target.as_ref(), node)?;
         return target
             .map_or(Ok(()), |target| target.sync().map_err(|error| Error::Refused(format!("cannot sync {}: {error}", path.display()))));

@@ -101,8 +101,8 @@ impl<'a> Plan<'a> {
         Self { context, target, dirs: OpenDir::new(target), batch: Batch::default(), finished: Vec::new(), links: HashMap::new() }
     }
 
-    fn is_dry(&self) -> bool {
-        self.context.request.mode == RestoreMode::DryRun
+    fn writes(&self) -> bool {
+        self.context.request.mode == RestoreMode::Write
     }
 
     fn walk(&mut self, root: Level) -> Result<()> {
@@ -192,7 +192,7 @@ impl<'a> Plan<'a> {
             Ok(nodes) => nodes,
             Err(error) => return self.lose_tree(&below, error).map(|_| None),
         };
-        if !self.is_dry()
+        if self.writes()
             && let Err(error) = self.make_directory(dir, name)
         {
             return self.lose(&below.path(), error).map(|()| None);
@@ -230,14 +230,14 @@ impl<'a> Plan<'a> {
             }
             // In a dry run a directory may not be there yet.
             Ok(_) => {}
-            Err(_) if self.is_dry() => {}
+            Err(_) if !self.writes() => {}
             Err(error) => return self.lose(&path, error),
         }
         if self.is_linked(dir, &name, &node) {
             add(&self.context.counts.others, 1);
             return Ok(());
         }
-        if !self.is_dry()
+        if self.writes()
             && let Err(error) = self.make_file(dir, &name, node.size)
         {
             return self.lose(&path, error);
@@ -254,7 +254,7 @@ impl<'a> Plan<'a> {
     /// What is there already is believed to be the same; `--verify` looks.
     fn keep(&mut self, dir: &Arc<TargetDir>, name: CString, mut node: Node, path: PathBuf) -> Result<()> {
         let request = self.context.request;
-        if request.read_back == ReadBack::No || request.overwrite == Overwrite::Never || self.is_dry() {
+        if request.read_back == ReadBack::No || request.overwrite == Overwrite::Never || !self.writes() {
             return Ok(());
         }
         let sink = Sink::File { dir: dir.clone(), name };
@@ -292,7 +292,7 @@ impl<'a> Plan<'a> {
                 return true;
             }
             // Where links cannot be made, a copy is better than nothing.
-            return self.is_dry() || self.hard_link(dir, name, &first).is_ok();
+            return !self.writes() || self.hard_link(dir, name, &first).is_ok();
         }
         self.links.insert(link, (dir.clone(), name.clone()));
         false
@@ -328,7 +328,7 @@ impl<'a> Plan<'a> {
             add(&self.context.counts.others, 1);
             return Ok(());
         }
-        if !self.is_dry() {
+        if self.writes() {
             let overwrite = self.context.request.overwrite;
             let made = self.dirs.get(dir).and_then(|fd| {
                 if look(fd, name)?.is_some() {
@@ -404,7 +404,7 @@ impl<'a> Plan<'a> {
     fn work_off(&mut self) -> Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
         fetch::run(self.context, self.target, &mut batch)?;
-        if !self.is_dry() {
+        if self.writes() {
             verify::run(self.context, self.target, &batch)?;
             for PlannedLink { first, dir, name } in std::mem::take(&mut batch.links) {
                 if let Err(error) = self.hard_link(&dir, &name, &first) {

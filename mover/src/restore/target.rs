@@ -162,7 +162,7 @@ pub(super) fn open_device(path: &Path, mode: RestoreMode) -> io::Result<File> {
     // EXCL without CREAT, on a block device, means: not while it is mounted.
     let flags = match mode {
         RestoreMode::Write => OFlags::RDWR | OFlags::EXCL,
-        RestoreMode::DryRun => OFlags::RDONLY,
+        RestoreMode::DryRun | RestoreMode::Nowhere => OFlags::RDONLY,
     };
     Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?.into())
 }

@@ -8,6 +8,7 @@ use crate::format::index::{IndexFile, IndexedPack};
 use crate::format::pack::encode_header;
 use crate::id::PackId;
 use crate::object::{ObjectKind, ObjectName};
+use crate::parallel;
 use crate::repository::Repository;
 
 /// Blobs of an index file: stock restic's own number.
@@ -35,6 +36,28 @@ pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: im
     }
     next.finish()?;
     old.iter().try_for_each(|name| repository.store().delete(name).map_err(Error::from))
+}
+
+/// First from the index, then from the store.
+pub(crate) fn take_out(repository: &Repository, threads: usize, packs: &[PackId]) -> Result<()> {
+    let gone: HashSet<PackId> = packs.iter().copied().collect();
+    rewrite(repository, repository.store().names(ObjectKind::Index)?, |pack| !gone.contains(&pack.id))?;
+    remove(repository, threads, packs)
+}
+
+/// Packs that nobody names any more.
+pub(crate) fn remove(repository: &Repository, threads: usize, packs: &[PackId]) -> Result<()> {
+    parallel::each(
+        threads,
+        packs,
+        || (),
+        |(), id| {
+            if repository.stop().is_stopped() {
+                return Err(Error::Stopped);
+            }
+            Ok(repository.store().delete(&ObjectName::pack(*id))?)
+        },
+    )
 }
 
 /// Collects packs into index files of a good size.

@@ -24,18 +24,15 @@ use crate::format::index::IndexedPack;
 use crate::format::node::{Node, NodeKind};
 use crate::format::pack::PackedBlob;
 use crate::id::{BlobId, ObjectId, PackId};
-use crate::index::rewrite::rewrite;
+use crate::index::rewrite::{remove, take_out};
 use crate::index::{Index, PackInfo, Usage};
-use crate::object::{ObjectKind, ObjectName};
+use crate::object::ObjectName;
 use crate::parallel;
-use crate::read::ranges::merge;
-use crate::read::{BlobOpener, MAX_BLOB, Trees};
+use crate::read::{PackReader, RANGE, Trees};
 use crate::repository::Repository;
-use crate::store::{ReadRange, StoreErrorKind};
+use crate::store::StoreErrorKind;
 use crate::write::{Verify, WriteMode, WriteOptions, Writer, must_be_writable};
 
-/// One request for blobs of a pack is at most this long.
-const READ: u32 = 8 << 20;
 /// Blobs of a batch.
 pub const BATCH_BLOBS: u32 = 50_000;
 
@@ -92,7 +89,7 @@ impl Planned {
             return (0, 0, 0);
         }
         let again = self.packs.repack.iter();
-        let again: u64 = again.map(|usage| usage.needed_bytes.div_ceil(u64::from(READ)).min(u64::from(usage.needed_blobs))).sum();
+        let again: u64 = again.map(|usage| usage.needed_bytes.div_ceil(u64::from(RANGE)).min(u64::from(usage.needed_blobs))).sum();
         // Copies of a pack lie in one other.
         let reads = again + self.packs.with_copies().count() as u64;
         let batches = batches(&self.packs.repack, options, |usage| usage.needed_blobs).count() as u64;
@@ -240,7 +237,7 @@ fn keep_copies(repository: &Repository, index: &Index, packs: &Plan, options: &O
         let copies = index.unneeded_of(ids(batch));
         let wanted = copies.iter().flat_map(|pack| &pack.blobs).map(|blob| (blob.id, blob.kind)).collect();
         let rotten = Mutex::new((HashSet::new(), &mut kept.damage));
-        let begin = || Reader::new(repository);
+        let begin = || PackReader::new(repository);
         parallel::each(options.shares.workers, &index.needed_among(&wanted), begin, |reader, pack| {
             let lose = |blobs: &[PackedBlob], error| {
                 let (rotten, damage) = &mut *rotten.lock().expect("no holder panics");
@@ -287,28 +284,6 @@ fn batches<'a>(mut packs: &'a [Usage], options: &Options, blobs_of: fn(&Usage) -
     })
 }
 
-/// First from the index, then from the store.
-fn take_out(repository: &Repository, threads: usize, packs: &[PackId]) -> Result<()> {
-    let gone: HashSet<PackId> = packs.iter().copied().collect();
-    rewrite(repository, repository.store().names(ObjectKind::Index)?, |pack| !gone.contains(&pack.id))?;
-    remove(repository, threads, packs)
-}
-
-/// Packs that nobody names any more.
-fn remove(repository: &Repository, threads: usize, packs: &[PackId]) -> Result<()> {
-    parallel::each(
-        threads,
-        packs,
-        || (),
-        |(), id| {
-            if repository.stop().is_stopped() {
-                return Err(Error::Stopped);
-            }
-            Ok(repository.store().delete(&ObjectName::pack(*id))?)
-        },
-    )
-}
-
 /// Stores what is needed of these packs once more, as it is sealed, and indexes it. The answer is those that may go.
 fn repack(
     repository: &Arc<Repository>,
@@ -325,7 +300,7 @@ fn repack(
     let writer = Writer::start(repository, &nothing, write)?;
     let needed = index.needed_of(ids(batch));
     let (done, damage) = (Mutex::new(Vec::new()), Mutex::new(damage));
-    let begin = || (Reader::new(repository), writer.sealer(), Vec::new());
+    let begin = || (PackReader::new(repository), writer.sealer(), Vec::new());
     parallel::each(options.shares.workers, &needed, begin, |(reader, sealer, copy), pack| {
         // Its sealed bytes are used again; in place of a damaged one another copy serves.
         let copied = reader.each(pack, |opener, blob, sealed| {
@@ -351,43 +326,4 @@ fn repack(
     })?;
     writer.finish()?;
     Ok(done.into_inner().expect("no holder panics"))
-}
-
-/// Reads the blobs of packs one after another, with few requests.
-struct Reader<'a> {
-    repository: &'a Repository,
-    opener: BlobOpener,
-    buffer: Vec<u8>,
-}
-
-impl<'a> Reader<'a> {
-    fn new(repository: &'a Repository) -> Self {
-        Self { repository, opener: BlobOpener::new(repository), buffer: Vec::new() }
-    }
-
-    /// Hands over each blob as it is sealed.
-    fn each(&mut self, pack: &IndexedPack, mut take: impl FnMut(&mut BlobOpener, &PackedBlob, &mut [u8]) -> Result<()>) -> Result<()> {
-        let name = ObjectName::pack(pack.id);
-        let damaged = |what: &str| self.repository.damaged(&name, what);
-        let wanted: Vec<(u32, u32)> = pack.blobs.iter().map(|blob| (blob.offset, blob.stored)).collect();
-        for range in merge(&wanted, READ) {
-            if self.repository.stop().is_stopped() {
-                return Err(Error::Stopped);
-            }
-            if range.length > MAX_BLOB {
-                return Err(damaged("a blob in it is larger than any writer makes"));
-            }
-            let part = ReadRange::Part { offset: u64::from(range.offset), length: u64::from(range.length) };
-            self.repository.store().read(&name, part, &mut self.buffer).map_err(|error| match error.kind {
-                StoreErrorKind::NotFound => damaged("it is gone, though it was there a moment ago"),
-                StoreErrorKind::Truncated => damaged("it is shorter than it was a moment ago"),
-                _ => error.into(),
-            })?;
-            for blob in &pack.blobs[range.blobs] {
-                let from = (blob.offset - range.offset) as usize;
-                take(&mut self.opener, blob, &mut self.buffer[from..from + blob.stored as usize])?;
-            }
-        }
-        Ok(())
-    }
 }

@@ -1,8 +1,10 @@
 //! Blobs back to plaintext: every byte authenticated, decompressed within its announced length, hashed and compared.
 
+mod packs;
 pub mod ranges;
 mod trees;
 
+pub(crate) use packs::{PackReader, RANGE};
 pub use trees::{TreeStream, Trees};
 
 use crate::compress::BlobDecompressor;
@@ -78,7 +80,8 @@ impl Repository {
         Err(last)
     }
 
-    fn read_sealed(&self, location: &Location, into: &mut Vec<u8>) -> Result<()> {
+    /// Reads one copy of a blob as it is sealed.
+    pub(crate) fn read_sealed(&self, location: &Location, into: &mut Vec<u8>) -> Result<()> {
         if location.blob.stored > MAX_BLOB {
             return Err(self.damaged_blob(location, format!("{} bytes are more than any writer makes", location.blob.stored)));
         }

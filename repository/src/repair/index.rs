@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
+use super::Mode;
 use crate::error::{Error, Result};
 use crate::format::index::IndexedPack;
 use crate::id::PackId;
@@ -19,15 +20,6 @@ use crate::repository::Repository;
 
 /// Packs whose lists are read at once.
 const READERS: usize = 4;
-
-/// Whether anything is changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Nothing is.
-    Look,
-    /// What is wrong is put right. The caller holds the exclusive lock.
-    Apply,
-}
 
 /// What is wrong with the index, or was.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,11 +42,11 @@ impl Wrong {
     }
 }
 
-/// Finds out what is wrong. Of what is listed only names and sizes are held.
+/// Finds out what is wrong. Of what is listed only names and sizes are held. To apply it takes the exclusive lock.
 ///
 /// # Errors
 /// Those of the store; damage is what it looks for. What was put right by then is whole, and the next one goes on.
-pub fn index(repository: &Repository, mode: Mode) -> Result<Wrong> {
+pub fn run(repository: &Repository, mode: Mode) -> Result<Wrong> {
     if mode == Mode::Apply {
         repository.may_remove()?;
     }
