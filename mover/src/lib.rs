@@ -49,15 +49,22 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// SIGINT, SIGTERM and SIGHUP ask for a clean stop; a second one ends the process at once.
+/// SIGINT, SIGTERM and SIGHUP ask for a pause, where that is possible, then for a clean stop; one more ends the process at once.
 fn watch_signals(stop: &Stop, report: &Arc<Report>) -> Result<(), exit::CommandError> {
     let failed = |error: std::io::Error| exit::CommandError::usage(format!("cannot watch for signals: {error}"));
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
     let (stop, report) = (stop.clone(), report.clone());
     let watch = move || {
-        for (i, signal) in signals.forever().enumerate() {
-            stop.stop();
-            if i == 0 {
+        for signal in signals.forever() {
+            if let Some(grace) = stop.pause() {
+                report.say("keeping what is done, so that it can be gone on from; once more stops without that");
+                let stop = stop.clone();
+                std::thread::spawn(move || {
+                    let _ = stop.sleep(grace);
+                    stop.stop();
+                });
+            } else if !stop.is_stopped() {
+                stop.stop();
                 report.say("stopping; once more ends at once and may leave a lock behind");
             } else {
                 // Only fails for signals that do not end a process.

@@ -94,6 +94,9 @@ pub enum Error {
     /// The run was stopped.
     #[error("stopped")]
     Stopped,
+    /// The run was stopped, and what was done is kept for the next one.
+    #[error("interrupted: what was done is kept")]
+    Paused,
     /// A request failed.
     #[error(transparent)]
     Store(StoreError),
@@ -112,6 +115,8 @@ pub enum ErrorKind {
     Damaged,
     /// Stopped on request.
     Stopped,
+    /// Stopped on request, and what was done is kept.
+    Paused,
     /// Storage did not do its part.
     Storage,
     /// What was asked for cannot be.
@@ -128,6 +133,7 @@ impl Error {
             Self::Locked { .. } => ErrorKind::Locked,
             Self::Damaged { .. } | Self::MissingBlob { .. } => ErrorKind::Damaged,
             Self::Stopped => ErrorKind::Stopped,
+            Self::Paused => ErrorKind::Paused,
             Self::AlreadyThere { .. }
             | Self::NoSuchSnapshot { .. }
             | Self::AmbiguousSnapshot { .. }
@@ -165,6 +171,7 @@ impl Error {
             Self::AmbiguousSnapshot { .. } => "give more digits of the id",
             Self::MemoryBound { .. } => "raise --memory",
             Self::FaultyMachine { .. } => "nothing of it was stored; test this machine's memory before trusting it with backups",
+            Self::Paused => "run it again with the same --source-id, here or elsewhere: it goes on from there",
             Self::Refused(_) | Self::Stopped => return None,
             Self::Store(error) => return error.hint(),
         })

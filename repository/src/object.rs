@@ -22,13 +22,15 @@ pub enum ObjectKind {
     Index,
     /// `snapshots/`: what was saved and when.
     Snapshot,
+    /// `x-estiba/resume/`: what interrupted backups have done; named by the source.
+    Resume,
     /// `x-estiba/probe/`: short-lived objects that try what the store can do.
     Probe,
 }
 
 impl ObjectKind {
     /// All kinds that are listed by folder.
-    pub const LISTED: [Self; 6] = [Self::Key, Self::Lock, Self::Pack, Self::Index, Self::Snapshot, Self::Probe];
+    pub const LISTED: [Self; 7] = [Self::Key, Self::Lock, Self::Pack, Self::Index, Self::Snapshot, Self::Resume, Self::Probe];
 
     /// The folder below the repository's root; empty for `config`.
     #[must_use]
@@ -40,6 +42,7 @@ impl ObjectKind {
             Self::Pack => "data",
             Self::Index => "index",
             Self::Snapshot => "snapshots",
+            Self::Resume => "x-estiba/resume",
             Self::Probe => "x-estiba/probe",
         }
     }
@@ -54,6 +57,7 @@ impl fmt::Display for ObjectKind {
             Self::Pack => "pack",
             Self::Index => "index",
             Self::Snapshot => "snapshot",
+            Self::Resume => "resume record",
             Self::Probe => "probe",
         })
     }
@@ -93,7 +97,7 @@ impl ObjectName {
                 let hex = self.id.hex();
                 format!("data/{}/{hex}", &hex[..2])
             }
-            ObjectKind::Key | ObjectKind::Lock | ObjectKind::Index | ObjectKind::Snapshot | ObjectKind::Probe => {
+            ObjectKind::Key | ObjectKind::Lock | ObjectKind::Index | ObjectKind::Snapshot | ObjectKind::Resume | ObjectKind::Probe => {
                 format!("{}/{}", self.kind.folder(), self.id)
             }
         }

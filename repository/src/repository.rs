@@ -48,15 +48,16 @@ impl std::fmt::Debug for Repository {
 }
 
 impl Repository {
-    /// Creates a repository where nothing is: key first, `config` last; only `config` makes it one.
+    /// Creates a repository where nothing is: key first, `config` last; only `config` makes it one. Without a polynomial it
+    /// cuts files like no other.
     ///
     /// # Errors
     /// [`Error::AlreadyThere`] if anything of a repository is there, also if somebody else creates one meanwhile.
-    pub fn init(access: &Access, password: &str, cost: Cost) -> Result<Self> {
+    pub fn init(access: &Access, password: &str, cost: Cost, polynomial: Option<Polynomial>) -> Result<Self> {
         let stack = access.stack();
         Self::refuse_if_anything_is_there(&*stack.work)?;
         let key = MasterKey::generate();
-        let polynomial = Polynomial::generate(|| u64::from_le_bytes(random()));
+        let polynomial = polynomial.unwrap_or_else(|| Polynomial::generate(|| u64::from_le_bytes(random())));
         let config = Config::new(ObjectId(random()), polynomial);
         let key_id = add_key(&*stack.work, &key, password, cost, &access.identity, access.clock.now())?;
         let mut sealed = Vec::new();

@@ -1,7 +1,8 @@
-//! A wish to stop, seen by every loop that may take long and by every request under way.
+//! A wish to stop, seen by every loop that may take long and by every request under way; and a wish to come to an end soon, in
+//! a way that can be gone on from, for those who can.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Shared by all parts of one run. Cheap to clone; once stopped, stopped for good.
@@ -11,6 +12,9 @@ pub struct Stop(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     stopped: AtomicBool,
+    paused: AtomicBool,
+    /// How long a pause may take, where one is possible.
+    grace: OnceLock<Duration>,
     wake: tokio::sync::Notify,
 }
 
@@ -28,6 +32,25 @@ impl Stop {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.0.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Whoever runs can pause, if it is given this long.
+    pub fn can_pause(&self, grace: Duration) {
+        // Only the first one counts: a run has one pace.
+        let _ = self.0.grace.set(grace);
+    }
+
+    /// Asks for a pause; the answer is how long it may take. `None` if nobody here can, or is about to.
+    #[must_use]
+    pub fn pause(&self) -> Option<Duration> {
+        let grace = *self.0.grace.get()?;
+        (!self.0.paused.swap(true, Ordering::SeqCst)).then_some(grace)
+    }
+
+    /// True once somebody asked for a pause, and it is possible.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.0.paused.load(Ordering::Relaxed)
     }
 
     /// Sleeps for `duration`, or until stopped; true if the whole time passed.

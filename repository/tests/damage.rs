@@ -105,7 +105,7 @@ fn a_key_file_with_absurd_cost_costs_nothing() {
 fn init_replaces_nothing() {
     let full = common::healthy();
     let init = |store: MemoryStore| {
-        Repository::init(&common::access(Arc::new(store)), "x", repository::crypto::kdf::Cost::LOW).unwrap_err().to_string()
+        Repository::init(&common::access(Arc::new(store)), "x", repository::crypto::kdf::Cost::LOW, None).unwrap_err().to_string()
     };
     assert!(init(full.clone()).contains("config is there already"));
     full.objects.lock().unwrap().retain(|name, _| name.kind != ObjectKind::Config);

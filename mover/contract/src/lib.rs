@@ -53,6 +53,8 @@ pub enum Line {
     RepairSummary(RepairSummary),
     /// The end of a repair of packs.
     RepairPacksSummary(RepairPacksSummary),
+    /// The end of a copy.
+    CopySummary(CopySummary),
     /// The end of what saves snapshots again.
     RewriteSummary(RewriteSummary),
     /// Why the command failed.
@@ -186,6 +188,12 @@ pub struct BackupSummary {
     pub total_bytes: u64,
     /// Bytes read from the source.
     pub bytes_read: u64,
+    /// Files that an interrupted run had read, whole or in part.
+    #[serde(default)]
+    pub files_resumed: u64,
+    /// Bytes of them: neither read nor sent again.
+    #[serde(default)]
+    pub bytes_resumed: u64,
     /// Blobs of content that were new.
     pub data_blobs: u64,
     /// Blobs of directories that were new.
@@ -357,6 +365,29 @@ pub struct RepairPacksSummary {
     pub blobs_lost: u64,
     /// True: nothing was changed.
     pub dry_run: bool,
+}
+
+/// What a copy did, or would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CopySummary {
+    /// Snapshots that were copied.
+    pub snapshots_copied: u64,
+    /// Snapshots that were there already.
+    pub snapshots_known: u64,
+    /// Ids there and here; none in a dry run.
+    pub saved: Vec<(String, String)>,
+    /// Blobs that were lacking here.
+    pub blobs: u64,
+    /// Bytes of these, as they are stored there.
+    pub bytes: u64,
+    /// True: nothing was changed.
+    pub dry_run: bool,
+    /// From start to end.
+    pub seconds: f64,
+    /// What was asked of the store that was copied from.
+    pub requests_from: Requests,
+    /// What was asked of the store that was copied to.
+    pub requests: Requests,
 }
 
 /// What a repair of snapshots or a rewrite did, or would do.

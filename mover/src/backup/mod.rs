@@ -35,11 +35,13 @@ use repository::id::{BlobId, ObjectId};
 use repository::index::Index;
 use repository::lock::Lock;
 use repository::read::Trees;
+use repository::resume::{Found, Source};
 use repository::retention::INCOMPLETE_TAG;
 use repository::snapshots::{Filter, Stored};
 use repository::write::{Added, Verify, WriteMode, WriteOptions, Writer};
 use repository::{ErrorKind, Repository};
 
+use self::parent::Earlier;
 pub(crate) use self::parent::{ChangeTest, Compare};
 use crate::report::Report;
 use crate::source::exclude::Excludes;
@@ -95,6 +97,14 @@ pub(crate) enum Unchanged {
     Skip,
 }
 
+/// How a run is gone on with that is interrupted.
+#[derive(Debug)]
+pub(crate) struct Resume {
+    pub(crate) source: Source,
+    /// How long it may take to keep what is done.
+    pub(crate) grace: std::time::Duration,
+}
+
 /// A backup to be made.
 #[derive(Debug)]
 pub(crate) struct Request {
@@ -111,6 +121,7 @@ pub(crate) struct Request {
     pub(crate) username: String,
     pub(crate) tags: Vec<String>,
     pub(crate) time: Option<jiff::Timestamp>,
+    pub(crate) resume: Option<Resume>,
     pub(crate) compression: Compression,
     pub(crate) verify: Verify,
     pub(crate) shares: Shares,
@@ -129,6 +140,8 @@ pub(crate) struct Counts {
     pub(crate) sockets: AtomicU64,
     pub(crate) total_bytes: AtomicU64,
     pub(crate) bytes_read: AtomicU64,
+    pub(crate) files_resumed: AtomicU64,
+    pub(crate) bytes_resumed: AtomicU64,
 }
 
 /// What came of it.
@@ -156,6 +169,8 @@ struct Context<'a> {
     parent_start: Option<jiff::Timestamp>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
+    /// Something was left for the next run.
+    is_cut: AtomicBool,
 }
 
 impl Context<'_> {
@@ -163,6 +178,15 @@ impl Context<'_> {
     fn fail(&self, error: Error) {
         self.failure.lock().expect("no holder panics").get_or_insert(error);
         self.failed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether to come to an end: whoever asks leaves out what is still to do.
+    fn is_cut(&self) -> bool {
+        let is_paused = self.repository.stop().is_paused();
+        if is_paused {
+            self.is_cut.store(true, Ordering::Relaxed);
+        }
+        is_paused
     }
 
     fn is_over(&self) -> bool {
@@ -187,15 +211,30 @@ impl Drop for PanicGuard<'_> {
 /// Anything that keeps the snapshot from being saved. Items that cannot be read do not: they are reported.
 pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Report) -> Result<Outcome> {
     let start = repository.clock().now();
-    let read = || Ok((find_parent(repository, request)?, Arc::new(Index::load(repository, request.shares.index_bytes)?)));
-    let (lock, (parent, index)) = match request.mode {
+    if let Some(resume) = &request.resume {
+        repository.stop().can_pause(resume.grace);
+    }
+    // What is relied on comes before the index.
+    let read = || {
+        let earlier = (find_parent(repository, request)?, find_done(repository, request)?);
+        Ok((earlier, Arc::new(Index::load(repository, request.shares.index_bytes)?)))
+    };
+    let (lock, ((parent, done), index)) = match request.mode {
         WriteMode::Store => {
             let (lock, read) = Lock::acquire_and(repository, LockMode::Shared, request.retry_lock, read)?;
             (Some(lock), read)
         }
         WriteMode::DryRun => (None, read()?),
     };
-    let outcome = save(repository, &index, request, report, start, parent)?;
+    if let Found::Useless(why) = &done {
+        report.item(Path::new("resume record"), &format!("{why}: all is done from the start"), Severity::Warning);
+    }
+    let outcome = save(repository, &index, request, report, start, (parent, &done))?;
+    if done != Found::Nothing
+        && let Some(Resume { source, .. }) = &request.resume
+    {
+        repository.remove_resume(source)?;
+    }
     if let Some(lock) = lock {
         release(lock, report);
     }
@@ -219,13 +258,13 @@ fn save(
     request: &Request,
     report: &Report,
     start: jiff::Timestamp,
-    parent: Option<Stored>,
+    (parent, done): (Option<Stored>, &Found),
 ) -> Result<Outcome> {
     let options = WriteOptions { shares: request.shares, compression: request.compression, verify: request.verify, mode: request.mode };
     let writer = Writer::start(repository, index, options)?;
     let trees = Trees::new(repository, index, request.shares.tree_bytes);
     let counts = Counts::default();
-    let tree = {
+    let (tree, is_cut) = {
         let gear = GearTable::derive(repository.config().polynomial().map_err(Error::Refused)?);
         let context = Context {
             request,
@@ -240,12 +279,19 @@ fn save(
             parent_start: parent.as_ref().map(|parent| scan_start(&parent.snapshot)),
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
         };
-        pipeline(&context, parent.as_ref().map(|parent| parent.snapshot.tree))?
+        let done = if let Found::Tree(tree) = done { Some(*tree) } else { None };
+        let tree = pipeline(&context, Earlier { parent: parent.as_ref().map(|parent| parent.snapshot.tree), done })?;
+        (tree, context.is_cut.into_inner())
     };
     let parent_id = parent.as_ref().map(|parent| parent.id);
     // Law 1. Packs, then index ..
     let (committed, added) = writer.finish()?;
+    if let (true, Some(Resume { source, .. })) = (is_cut, &request.resume) {
+        repository.save_resume(source, tree, &committed)?;
+        return Err(Error::Paused);
+    }
     let nothing_new = request.unchanged == Unchanged::Skip && parent.is_some_and(|parent| parent.snapshot.tree == tree);
     if request.mode == WriteMode::DryRun || nothing_new {
         return Ok(Outcome { snapshot_id: None, parent_id, tree, counts, added });
@@ -261,7 +307,7 @@ fn save(
 }
 
 /// Runs all threads; returns the root tree.
-fn pipeline(context: &Context<'_>, parent_tree: Option<BlobId>) -> Result<BlobId> {
+fn pipeline(context: &Context<'_>, earlier: Earlier) -> Result<BlobId> {
     /// Events are small, save for unchanged files of many chunks.
     const EVENTS: usize = 1024;
     /// Each job keeps its directory open.
@@ -275,7 +321,7 @@ fn pipeline(context: &Context<'_>, parent_tree: Option<BlobId>) -> Result<BlobId
         if context.report.wants_totals() {
             scope.spawn(|| scan::run(context));
         }
-        scope.spawn(move || walk::run(context, parent_tree, &events_tx, &jobs_tx));
+        scope.spawn(move || walk::run(context, earlier, &events_tx, &jobs_tx));
         for _ in 0..shares.readers {
             let (jobs_rx, chunks_tx) = (jobs_rx.clone(), chunks_tx.clone());
             scope.spawn(move || read::run(context, &jobs_rx, &chunks_tx));
@@ -313,6 +359,10 @@ fn find_parent(repository: &Repository, request: &Request) -> Result<Option<Stor
             Ok(fitting.pop())
         }
     }
+}
+
+fn find_done(repository: &Repository, request: &Request) -> Result<Found> {
+    request.resume.as_ref().map_or(Ok(Found::Nothing), |resume| repository.find_resume(&resume.source))
 }
 
 fn snapshot(

@@ -1,4 +1,5 @@
-//! The parent's directories, read beside ours: both are sorted by name, so one pass over each is enough.
+//! Directories of the parent, and of what an interrupted run had done, read beside ours: all are sorted by name, so one pass over
+//! each is enough.
 
 use jiff::Timestamp;
 use repository::error::Result;
@@ -38,7 +39,37 @@ impl ChangeTest {
     }
 }
 
-/// One directory of the parent.
+/// Whether `now`, just looked at, is what an interrupted run has read as `then`, or a part of it: that the source is the same to
+/// the last byte is what its id says, also where another copy of it is mounted.
+pub(super) fn is_of_same_source(now: &Node, then: &Node) -> bool {
+    then.kind == NodeKind::File && now.mtime == then.mtime && then.size <= now.size
+}
+
+/// A directory as it was before.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Earlier {
+    /// In the parent.
+    pub(super) parent: Option<BlobId>,
+    /// In what an interrupted run of the same source had done.
+    pub(super) done: Option<BlobId>,
+}
+
+/// An entry as it was before.
+#[derive(Debug, Default)]
+pub(super) struct Then {
+    pub(super) parent: Option<Node>,
+    pub(super) done: Option<Node>,
+}
+
+impl Then {
+    /// Of a directory.
+    pub(super) fn trees(&self) -> Earlier {
+        let tree = |node: &Option<Node>| node.as_ref().and_then(|node| node.subtree);
+        Earlier { parent: tree(&self.parent), done: tree(&self.done) }
+    }
+}
+
+/// One directory of the parent, or of what was done.
 #[derive(Debug, Default)]
 pub(super) struct ParentDir {
     stream: Option<TreeStream>,
@@ -52,7 +83,16 @@ impl ParentDir {
         Ok(Self { stream, ahead: None })
     }
 
-    /// The parent's entry of that name. Names must be asked for in ascending order.
+    /// The next entry after those that were asked for.
+    pub(super) fn next(&mut self) -> Result<Option<Node>> {
+        match (self.ahead.take(), &mut self.stream) {
+            (Some(node), _) => Ok(Some(node)),
+            (None, Some(stream)) => stream.next_node(),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Its entry of that name. Names must be asked for in ascending order.
     pub(super) fn find(&mut self, name: &[u8]) -> Result<Option<Node>> {
         loop {
             if self.ahead.is_none() {

@@ -11,6 +11,7 @@ use contract::Severity;
 use crossbeam_channel::{Receiver, Sender};
 use repository::chunker::{self, Chunker};
 use repository::error::Error;
+use repository::format::BlobKind;
 use repository::format::node::{Node, NodeKind, go_mode};
 use repository::format::time::Time;
 use repository::id::BlobId;
@@ -38,6 +39,8 @@ pub(super) fn run(context: &Context<'_>, jobs_rx: &Receiver<Job>, chunks_tx: &Se
                 count(context, &node, job.is_new);
                 Ended::Read(Box::new(node))
             }
+            Err(Trouble::Left(None)) => Ended::Failed,
+            Err(Trouble::Left(Some(node))) => Ended::Read(node),
             Err(Trouble::Over) => return,
             Err(Trouble::Fatal(error)) => return context.fail(error),
             Err(Trouble::Item(why)) => {
@@ -65,6 +68,8 @@ enum Trouble {
     Item(String),
     /// The backup cannot go on.
     Fatal(Error),
+    /// The run comes to an end: the rest is for the next one. The node is of what was read by then.
+    Left(Option<Box<Node>>),
     /// Another thread failed, or the run was stopped.
     Over,
 }
@@ -91,16 +96,20 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn job(&mut self, job: &Job) -> (PathBuf, Result<Node, Trouble>) {
+        // What was done of it must be kept.
+        if job.done.is_empty() && self.context.is_cut() {
+            return (PathBuf::new(), Err(Trouble::Left(None)));
+        }
         match &job.source {
             JobSource::File { dir, name } => {
                 let opened = dir.open_file(name).map_err(Trouble::from);
-                let node = opened.and_then(|fd| self.file(fd, name.as_bytes(), &|| dir.join(name), &job.file));
+                let node = opened.and_then(|fd| self.file(fd, name.as_bytes(), &|| dir.join(name), job));
                 (dir.join(name), node)
             }
             JobSource::Named { origin: Origin::Stdin, name } => (PathBuf::from("standard input"), self.stdin(name, &job.file)),
             JobSource::Named { origin: Origin::Device(path), name } => {
                 // What the user named must be readable: there is nothing else to save.
-                let node = self.named(path, name, &job.file).map_err(|trouble| match trouble {
+                let node = self.named(path, name, job).map_err(|trouble| match trouble {
                     Trouble::Item(why) => Trouble::Fatal(Error::Refused(format!("cannot read source {}: {why}", path.display()))),
                     other => other,
                 });
@@ -109,7 +118,7 @@ impl Reader<'_> {
         }
     }
 
-    fn file(&mut self, fd: OwnedFd, name: &[u8], path: &dyn Fn() -> PathBuf, state: &Arc<FileState>) -> Result<Node, Trouble> {
+    fn file(&mut self, fd: OwnedFd, name: &[u8], path: &dyn Fn() -> PathBuf, job: &Job) -> Result<Node, Trouble> {
         let before = rustix::fs::fstat(&fd)?;
         if kind(&before) != Some(NodeKind::File) {
             return Err(Trouble::Item("it was replaced by something else while it was being opened".to_owned()));
@@ -121,12 +130,45 @@ impl Reader<'_> {
         }
         self.context.report.progress().set_current(path);
         let mut file = File::from(fd);
-        node.size = if node.size <= chunker::MIN as u64 { self.small(&mut file, state)? } else { self.chunks(&mut file, state)? };
+        let (state, from) = (&job.file, self.take_up(&file, job, path)?);
+        if from == 0 && node.size <= chunker::MIN as u64 {
+            node.size = self.small(&mut file, state)?;
+        } else {
+            rustix::fs::seek(&file, SeekFrom::Start(from))?;
+            let (read, is_whole) = self.chunks(&mut file, state)?;
+            node.size = from + read;
+            if !is_whole {
+                return Err(Trouble::Left((node.size > 0).then(|| Box::new(node))));
+            }
+        }
         let after = rustix::fs::fstat(&file)?;
         if is_changed(&before, &after) || node.size != u64::try_from(before.st_size).unwrap_or(0) {
             self.context.report.item(&path(), "it changed while it was read: its content may be a mixture", Severity::Warning);
         }
         Ok(node)
+    }
+
+    /// Goes on where an interrupted run stopped, if the last block it read is still there; the answer is from where.
+    fn take_up(&self, file: &File, job: &Job, path: &dyn Fn() -> PathBuf) -> Result<u64, Trouble> {
+        use std::os::unix::fs::FileExt;
+        let context = self.context;
+        let length = |id: &BlobId| context.writer.index().location(id, BlobKind::Data).map(|location| u64::from(location.blob.plain_len()));
+        let lengths: Option<Vec<u64>> = job.done.iter().map(length).collect();
+        let (Some(last), Some(lengths)) = (job.done.last(), lengths) else { return Ok(0) };
+        let (end, last_length) = (lengths.iter().sum::<u64>(), lengths.last().copied().unwrap_or_default());
+        let mut block = vec![0; usize::try_from(last_length).unwrap_or_default()];
+        let read = file.read_exact_at(&mut block, end - last_length);
+        if read.is_err() || repository::crypto::sha256(&block) != last.0 {
+            let problem = "it is not what an interrupted run has read of it: it is read from the start";
+            context.report.item(&path(), problem, Severity::Warning);
+            return Ok(0);
+        }
+        job.done.iter().for_each(|id| job.file.add_known(*id));
+        context.counts.files_resumed.fetch_add(1, Ordering::Relaxed);
+        context.counts.bytes_resumed.fetch_add(end, Ordering::Relaxed);
+        context.counts.bytes_read.fetch_add(last_length, Ordering::Relaxed);
+        context.report.progress().add(0, end);
+        Ok(end)
     }
 
     /// A file that is one chunk: read straight into the buffer it travels in.
@@ -139,7 +181,8 @@ impl Reader<'_> {
             // It has grown beyond one chunk.
             let start = buffer.clone();
             drop(buffer);
-            return self.chunks(&mut Cursor::new(start).chain(file), state);
+            let (read, is_whole) = self.chunks(&mut Cursor::new(start).chain(file), state)?;
+            return if is_whole { Ok(read) } else { Err(Trouble::Left(None)) };
         }
         self.context.counts.bytes_read.fetch_add(length, Ordering::Relaxed);
         if length > 0 {
@@ -149,8 +192,8 @@ impl Reader<'_> {
         Ok(length)
     }
 
-    /// A stream of any length, cut by content.
-    fn chunks(&mut self, stream: &mut dyn Read, state: &Arc<FileState>) -> Result<u64, Trouble> {
+    /// A stream of any length, cut by content; how many bytes it has, and whether that is all of it.
+    fn chunks(&mut self, stream: &mut dyn Read, state: &Arc<FileState>) -> Result<(u64, bool), Trouble> {
         let mut total = 0;
         self.chunker.reset();
         while let Some(chunk) = self.chunker.next_chunk(stream)? {
@@ -163,13 +206,16 @@ impl Reader<'_> {
             if self.context.is_over() {
                 return Err(Trouble::Over);
             }
+            if self.context.is_cut() {
+                return Ok((total, false));
+            }
         }
-        Ok(total)
+        Ok((total, true))
     }
 
     fn stdin(&mut self, name: &[u8], state: &Arc<FileState>) -> Result<Node, Trouble> {
         let now = Time::from(self.context.repository.clock().now());
-        let size = self.chunks(&mut Stdin(self.context), state).map_err(|trouble| match trouble {
+        let (size, _) = self.chunks(&mut Stdin(self.context), state).map_err(|trouble| match trouble {
             Trouble::Item(_) if self.context.is_over() => Trouble::Over,
             Trouble::Item(why) => Trouble::Fatal(Error::Refused(format!("cannot read standard input: {why}"))),
             other => other,
@@ -189,11 +235,11 @@ impl Reader<'_> {
     }
 
     /// A file or device that the user named.
-    fn named(&mut self, path: &Path, name: &[u8], state: &Arc<FileState>) -> Result<Node, Trouble> {
+    fn named(&mut self, path: &Path, name: &[u8], job: &Job) -> Result<Node, Trouble> {
         let file = File::open(path)?;
         let stat = rustix::fs::fstat(&file)?;
         if self.context.request.kind == SourceKind::Files {
-            let node = self.file(file.into(), name, &|| path.to_owned(), state)?;
+            let node = self.file(file.into(), name, &|| path.to_owned(), job)?;
             self.refuse_empty(node.size, &path.display().to_string())?;
             return Ok(node);
         }
@@ -204,18 +250,23 @@ impl Reader<'_> {
         let size = rustix::fs::seek(&file, SeekFrom::End(0))?;
         self.refuse_empty(size, &path.display().to_string())?;
         self.context.report.progress().set_current(&|| path.to_owned());
-        self.blocks(&file, size, state)?;
+        let from = self.take_up(&file, job, &|| path.to_owned())?;
+        let read = self.blocks(&file, from, size, &job.file)?;
         let mut node = self.context.owners.node(name, NodeKind::File, &stat);
         // A device becomes a file that stock tools restore as an image; its own numbers mean nothing there.
-        (node.mode, node.size, node.links, node.device_id) = (go_mode(NodeKind::File, 0o600), size, 1, 0);
-        Ok(node)
+        (node.mode, node.size, node.links, node.device_id) = (go_mode(NodeKind::File, 0o600), read, 1, 0);
+        if read < size { Err(Trouble::Left((read > 0).then(|| Box::new(node)))) } else { Ok(node) }
     }
 
-    fn blocks(&mut self, file: &File, size: u64, state: &Arc<FileState>) -> Result<(), Trouble> {
-        let mut at = 0;
+    /// Reads blocks; the answer is how far.
+    fn blocks(&mut self, file: &File, from: u64, size: u64, state: &Arc<FileState>) -> Result<u64, Trouble> {
+        let mut at = from;
         while at < size {
             if self.context.is_over() {
                 return Err(Trouble::Over);
+            }
+            if self.context.is_cut() {
+                return Ok(at);
             }
             let length = (size - at).min(BLOCK as u64);
             let zeros_to = next_data(file, at, size);
@@ -231,7 +282,7 @@ impl Reader<'_> {
             self.block(file, at, length, state)?;
             at += length;
         }
-        Ok(())
+        Ok(at)
     }
 
     /// Reads one block. The first one of zeros travels like any other; from then on its id is known.

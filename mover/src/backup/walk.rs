@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use contract::Severity;
 use crossbeam_channel::Sender;
@@ -16,11 +16,15 @@ use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use super::file::FileState;
-use super::parent::ParentDir;
+use super::parent::{Earlier, ParentDir, Then, is_of_same_source};
 use super::{Context, EmptySource, FileSystems, Origin, PanicGuard, SourceKind, is_parent_trouble};
 use crate::source::metadata::{entry_path, kind, xattrs, xattrs_of_fd};
 use crate::source::roots::Root;
 use crate::source::{DirHandle, stat_path};
+
+/// For messages.
+const PARENT: &str = "parent snapshot";
+const DONE: &str = "what an interrupted run had done";
 
 /// What the assembler is told, in order of names.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(super) struct Job {
     pub(super) source: JobSource,
     pub(super) file: Arc<FileState>,
     pub(super) is_new: IsNew,
+    /// Blobs that an interrupted run has read from its start on.
+    pub(super) done: Vec<BlobId>,
 }
 
 /// Where the bytes are.
@@ -63,10 +69,10 @@ pub(super) enum IsNew {
     No,
 }
 
-pub(super) fn run(context: &Context<'_>, parent_tree: Option<BlobId>, events_tx: &Sender<Event>, jobs_tx: &Sender<Job>) {
+pub(super) fn run(context: &Context<'_>, earlier: Earlier, events_tx: &Sender<Event>, jobs_tx: &Sender<Job>) {
     let _guard = PanicGuard(context);
     let walk = Walk { context, events_tx, jobs_tx };
-    if let Err(error) = walk.root(parent_tree) {
+    if let Err(error) = walk.root(earlier) {
         context.fail(error);
     }
 }
@@ -81,27 +87,37 @@ struct Walk<'a> {
 struct Level {
     dir: Arc<DirHandle>,
     names: std::vec::IntoIter<CString>,
+    before: Before,
+}
+
+/// The same directory before.
+#[derive(Default)]
+struct Before {
     parent: ParentDir,
+    done: ParentDir,
 }
 
 impl Walk<'_> {
-    fn root(&self, parent_tree: Option<BlobId>) -> Result<()> {
-        let mut parent = self.parent_dir(parent_tree)?;
-        self.send(Event::Enter { node: None, parent_tree })?;
+    fn root(&self, earlier: Earlier) -> Result<()> {
+        let mut before = self.before(earlier)?;
+        self.send(Event::Enter { node: None, parent_tree: earlier.parent })?;
         match &self.context.request.roots.root {
-            Root::Above { children, .. } => self.above(children.iter(), &mut parent)?,
+            Root::Above { children, .. } => self.above(children.iter(), &mut before)?,
             // The source is `/` itself: its entries are the root's.
             Root::Source(path) => {
                 let dir = Arc::new(DirHandle::open(path).map_err(|error| refuse(path, error))?);
-                self.contents(dir, parent)?;
+                self.contents(dir, before)?;
             }
         }
         self.send(Event::Leave)
     }
 
-    fn above<'r>(&self, children: impl Iterator<Item = (&'r Vec<u8>, &'r Root)>, parent: &mut ParentDir) -> Result<()> {
+    fn above<'r>(&self, children: impl Iterator<Item = (&'r Vec<u8>, &'r Root)>, before: &mut Before) -> Result<()> {
         for (name, child) in children {
-            let then = self.find(parent, name)?;
+            if self.context.is_cut() {
+                return self.carry_over(before);
+            }
+            let then = self.find(before, name)?;
             match child {
                 Root::Source(path) => self.source(name, path, then)?,
                 Root::Above { real, children } => {
@@ -109,9 +125,8 @@ impl Walk<'_> {
                         Some(real) => self.dir_node(name, &DirHandle::open(real).map_err(|error| refuse(real, error))?)?,
                         None => Node { mode: go_mode(NodeKind::Dir, 0o755), ..Node::new(name.clone(), NodeKind::Dir) },
                     };
-                    let parent_tree = then.and_then(|then| then.subtree);
-                    let mut below = self.parent_dir(parent_tree)?;
-                    self.send(Event::Enter { node: Some(Box::new(node)), parent_tree })?;
+                    let mut below = self.before(then.trees())?;
+                    self.send(Event::Enter { node: Some(Box::new(node)), parent_tree: then.trees().parent })?;
                     self.above(children.iter(), &mut below)?;
                     self.send(Event::Leave)?;
                 }
@@ -121,11 +136,13 @@ impl Walk<'_> {
     }
 
     /// Something the user named. That it is not there is an error, never an empty snapshot.
-    fn source(&self, name: &[u8], path: &Path, then: Option<Node>) -> Result<()> {
-        let is_new = if then.is_some() { IsNew::No } else { IsNew::Yes };
+    fn source(&self, name: &[u8], path: &Path, then: Then) -> Result<()> {
+        let named = |origin| JobSource::Named { origin, name: name.to_owned() };
+        let is_new = if then.parent.is_some() { IsNew::No } else { IsNew::Yes };
         match self.context.request.kind {
-            SourceKind::Stream => return self.read_named(name, Origin::Stdin, is_new),
-            SourceKind::Block => return self.read_named(name, Origin::Device(path.to_owned()), is_new),
+            SourceKind::Stream => return self.read(named(Origin::Stdin), is_new, Vec::new()),
+            // A device's times are those of its name: that it is the same is what the source's id says.
+            SourceKind::Block => return self.read(named(Origin::Device(path.to_owned())), is_new, self.done(then.done)),
             SourceKind::Files => {}
         }
         // A link that the user named is followed: saving the link alone would look like a backup.
@@ -134,13 +151,16 @@ impl Walk<'_> {
             Some(NodeKind::Dir) => {
                 let dir = Arc::new(DirHandle::open(path).map_err(|error| refuse(path, error))?);
                 self.refuse_empty(&dir)?;
-                let parent_tree = then.and_then(|then| then.subtree);
                 let node = self.dir_node(name, &dir)?;
-                self.send(Event::Enter { node: Some(Box::new(node)), parent_tree })?;
-                self.contents(dir, self.parent_dir(parent_tree)?)?;
+                self.send(Event::Enter { node: Some(Box::new(node)), parent_tree: then.trees().parent })?;
+                self.contents(dir, self.before(then.trees())?)?;
                 self.send(Event::Leave)
             }
-            Some(NodeKind::File) => self.read_named(name, Origin::Device(path.to_owned()), is_new),
+            Some(NodeKind::File) => {
+                let now = self.context.owners.node(name, NodeKind::File, &stat);
+                let done = then.done.filter(|done| is_of_same_source(&now, done));
+                self.read(named(Origin::Device(path.to_owned())), is_new, self.done(done))
+            }
             Some(NodeKind::BlockDevice) => {
                 Err(Error::Refused(format!("{} is a block device: say --block to back up what is on it", path.display())))
             }
@@ -161,30 +181,29 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn read_named(&self, name: &[u8], origin: Origin, is_new: IsNew) -> Result<()> {
-        self.read(JobSource::Named { origin, name: name.to_owned() }, is_new)
-    }
-
-    fn read(&self, source: JobSource, is_new: IsNew) -> Result<()> {
+    fn read(&self, source: JobSource, is_new: IsNew, done: Vec<BlobId>) -> Result<()> {
         let file = Arc::new(FileState::default());
-        self.jobs_tx.send(Job { source, file: file.clone(), is_new }).map_err(|_| Error::Stopped)?;
+        self.jobs_tx.send(Job { source, file: file.clone(), is_new, done }).map_err(|_| Error::Stopped)?;
         self.send(Event::File(file))
     }
 
     /// All below a directory, without recursion: trees may be deep.
-    fn contents(&self, dir: Arc<DirHandle>, parent: ParentDir) -> Result<()> {
+    fn contents(&self, dir: Arc<DirHandle>, before: Before) -> Result<()> {
         let device = rustix::fs::fstat(&*dir).map_err(|error| refuse(&dir.path, error))?.st_dev;
         let names = dir.names().map_err(|error| refuse(&dir.path, error))?;
-        let mut levels = vec![Level { dir, names: names.into_iter(), parent }];
+        let mut levels = vec![Level { dir, names: names.into_iter(), before }];
         while let Some(level) = levels.last_mut() {
             if self.context.is_over() {
                 return Err(Error::Stopped);
             }
-            if let Some(name) = level.names.next() {
+            if let Some(name) = level.names.next().filter(|_| !self.context.is_cut()) {
                 if let Some(below) = self.entry(level, &name, device)? {
                     levels.push(below);
                 }
             } else {
+                if self.context.repository.stop().is_paused() {
+                    self.carry_over(&mut level.before)?;
+                }
                 levels.pop();
                 // The directory that was named is left by who entered it.
                 if !levels.is_empty() {
@@ -207,9 +226,9 @@ impl Walk<'_> {
             Ok((_, None)) => return self.lose(level, name, "its type is not known"),
             Err(error) => return self.lose(level, name, &error.to_string()),
         };
-        let then = self.find(&mut level.parent, name.as_bytes())?;
+        let then = self.find(&mut level.before, name.as_bytes())?;
         match kind {
-            NodeKind::Dir => self.enter(level, name, &stat, then, device),
+            NodeKind::Dir => self.enter(level, name, &stat, then.trees(), device),
             NodeKind::File => self.file(level, name, &stat, then).map(|()| None),
             NodeKind::Socket => {
                 self.context.counts.sockets.fetch_add(1, Ordering::Relaxed);
@@ -230,9 +249,9 @@ impl Walk<'_> {
         }
     }
 
-    fn enter(&self, level: &Level, name: &CString, stat: &Stat, then: Option<Node>, device: u64) -> Result<Option<Level>> {
+    fn enter(&self, level: &Level, name: &CString, stat: &Stat, earlier: Earlier, device: u64) -> Result<Option<Level>> {
         let mut node = self.context.owners.node(name.as_bytes(), NodeKind::Dir, stat);
-        let parent_tree = then.and_then(|then| then.subtree);
+        let parent_tree = earlier.parent;
         if self.context.request.file_systems == FileSystems::One && stat.st_dev != device {
             self.add_xattrs(level, name, &mut node);
             self.send(Event::Enter { node: Some(Box::new(node)), parent_tree })?;
@@ -245,28 +264,49 @@ impl Walk<'_> {
         };
         self.add_xattrs(level, name, &mut node);
         self.send(Event::Enter { node: Some(Box::new(node)), parent_tree })?;
-        let parent = self.parent_dir(parent_tree)?;
-        Ok(Some(Level { dir: Arc::new(dir), names: names.into_iter(), parent }))
+        let before = self.before(earlier)?;
+        Ok(Some(Level { dir: Arc::new(dir), names: names.into_iter(), before }))
     }
 
-    fn file(&self, level: &Level, name: &CString, stat: &Stat, then: Option<Node>) -> Result<()> {
-        let context = self.context;
-        if let (Some(then), Some(parent_start)) = (&then, context.parent_start) {
-            let mut node = context.owners.node(name.as_bytes(), NodeKind::File, stat);
-            let content = then.content.as_deref().unwrap_or_default();
-            // Everything taken over must still be there: pruning may have run since.
-            let is_there = || content.iter().all(|id| context.writer.index().contains(id, BlobKind::Data));
-            if context.request.change_test.is_unchanged(&node, then, parent_start) && is_there() {
-                self.add_xattrs(level, name, &mut node);
-                context.counts.files_unchanged.fetch_add(1, Ordering::Relaxed);
-                context.counts.total_bytes.fetch_add(node.size, Ordering::Relaxed);
-                context.report.progress().add(1, node.size);
-                node.content = then.content.clone();
-                return self.send(Event::Leaf(Box::new(node)));
-            }
+    fn file(&self, level: &Level, name: &CString, stat: &Stat, Then { parent, done }: Then) -> Result<()> {
+        let (counts, test) = (self.context.counts, self.context.request.change_test);
+        let now = || self.context.owners.node(name.as_bytes(), NodeKind::File, stat);
+        if let (Some(then), Some(parent_start)) = (&parent, self.context.parent_start)
+            && test.is_unchanged(&now(), then, parent_start)
+            && self.is_there(then)
+        {
+            return self.take_over(level, name, now(), then, &counts.files_unchanged);
         }
-        let is_new = if then.is_some_and(|then| then.kind == NodeKind::File) { IsNew::No } else { IsNew::Yes };
-        self.read(JobSource::File { dir: level.dir.clone(), name: name.clone() }, is_new)
+        let is_new = if parent.is_some_and(|then| then.kind == NodeKind::File) { IsNew::No } else { IsNew::Yes };
+        let Some(done) = done.filter(|done| is_of_same_source(&now(), done) && self.is_there(done)) else {
+            return self.read(JobSource::File { dir: level.dir.clone(), name: name.clone() }, is_new, Vec::new());
+        };
+        if done.size < now().size {
+            return self.read(JobSource::File { dir: level.dir.clone(), name: name.clone() }, is_new, done.content.unwrap_or_default());
+        }
+        counts.files_resumed.fetch_add(1, Ordering::Relaxed);
+        counts.bytes_resumed.fetch_add(done.size, Ordering::Relaxed);
+        self.take_over(level, name, now(), &done, if is_new == IsNew::Yes { &counts.files_new } else { &counts.files_changed })
+    }
+
+    /// The content of a file as it was before.
+    fn take_over(&self, level: &Level, name: &CString, mut node: Node, then: &Node, count: &AtomicU64) -> Result<()> {
+        self.add_xattrs(level, name, &mut node);
+        count.fetch_add(1, Ordering::Relaxed);
+        self.context.counts.total_bytes.fetch_add(node.size, Ordering::Relaxed);
+        self.context.report.progress().add(1, node.size);
+        node.content.clone_from(&then.content);
+        self.send(Event::Leaf(Box::new(node)))
+    }
+
+    /// Everything taken over must still be there: pruning may have run since.
+    fn is_there(&self, then: &Node) -> bool {
+        then.content.iter().flatten().all(|id| self.context.writer.index().contains(id, BlobKind::Data))
+    }
+
+    /// What an interrupted run has read of a file, if it is still there.
+    fn done(&self, then: Option<Node>) -> Vec<BlobId> {
+        then.filter(|then| then.kind == NodeKind::File && self.is_there(then)).and_then(|then| then.content).unwrap_or_default()
     }
 
     fn dir_node(&self, name: &[u8], dir: &DirHandle) -> Result<Node> {
@@ -292,22 +332,39 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    fn parent_dir(&self, tree: Option<BlobId>) -> Result<ParentDir> {
-        ParentDir::open(self.context.trees, tree).or_else(|error| self.without_parent(error).map(|()| ParentDir::default()))
+    /// What was done of the rest of a directory stays done, also if nobody comes to it before the run ends.
+    fn carry_over(&self, before: &mut Before) -> Result<()> {
+        loop {
+            match before.done.next() {
+                Ok(Some(node)) => self.send(Event::Leaf(Box::new(node)))?,
+                Ok(None) => return Ok(()),
+                Err(error) => return self.without(error, DONE),
+            }
+        }
     }
 
-    fn find(&self, parent: &mut ParentDir, name: &[u8]) -> Result<Option<Node>> {
-        parent.find(name).or_else(|error| {
-            *parent = ParentDir::default();
-            self.without_parent(error).map(|()| None)
-        })
+    fn before(&self, trees: Earlier) -> Result<Before> {
+        let open = |tree, what| {
+            ParentDir::open(self.context.trees, tree).or_else(|error| self.without(error, what).map(|()| ParentDir::default()))
+        };
+        Ok(Before { parent: open(trees.parent, PARENT)?, done: open(trees.done, DONE)? })
     }
 
-    fn without_parent(&self, error: Error) -> Result<()> {
+    fn find(&self, before: &mut Before, name: &[u8]) -> Result<Then> {
+        let find = |dir: &mut ParentDir, what| {
+            dir.find(name).or_else(|error| {
+                *dir = ParentDir::default();
+                self.without(error, what).map(|()| None)
+            })
+        };
+        Ok(Then { parent: find(&mut before.parent, PARENT)?, done: find(&mut before.done, DONE)? })
+    }
+
+    fn without(&self, error: Error, what: &str) -> Result<()> {
         if !is_parent_trouble(&error) {
             return Err(error);
         }
-        self.context.report.item(Path::new("parent snapshot"), &format!("{error}; its files are read again"), Severity::Warning);
+        self.context.report.item(Path::new(what), &format!("{error}; its files are read again"), Severity::Warning);
         Ok(())
     }
 

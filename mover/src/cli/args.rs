@@ -97,6 +97,11 @@ pub(crate) enum Command {
         /// If one is there that the password opens, leave it as it is
         #[arg(long)]
         if_missing: bool,
+        /// Cut files as another repository does, so that copies from it and backups here share their data
+        #[arg(long)]
+        copy_chunker_params: bool,
+        #[command(flatten)]
+        from: From,
     },
     /// Save directories, files, a block device or a stream as a snapshot
     Backup(Box<Backup>),
@@ -118,6 +123,8 @@ pub(crate) enum Command {
     Prune(Prune),
     /// Make the repository say again what is there; without --apply only say what is wrong
     Repair(Repair),
+    /// Copy snapshots from another repository into this one; what it has is not sent again
+    Copy(Box<Copy>),
     /// Save snapshots again with some of their files left out
     Rewrite(Rewrite),
     /// List, add, remove and change passwords
@@ -193,6 +200,13 @@ pub(crate) struct Backup {
     /// If a snapshot with all of the tags is there already, report that one: a run that is repeated makes no second
     #[arg(long, requires = "tags", conflicts_with = "dry_run")]
     pub(crate) once: bool,
+    /// Says what the source is, to the last byte: the handle of a volume's snapshot, for instance. A run that is interrupted keeps
+    /// what is done (exit code 75), and the next one with the same id, here or elsewhere, goes on from there
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["stdin", "dry_run"])]
+    pub(crate) source_id: Option<String>,
+    /// How long an interrupted run may take to keep what is done
+    #[arg(long, value_name = "TIME", default_value = "30s", requires = "source_id")]
+    pub(crate) grace: Span,
     /// How hard to compress
     #[arg(long, value_enum, default_value = "default")]
     pub(crate) compression: CompressionLevel,
@@ -470,6 +484,34 @@ pub(crate) enum RepairWhat {
         #[arg(long, requires = "apply")]
         forget: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct From {
+    /// The repository to copy from [env: MOVER_FROM_REPOSITORY or RESTIC_FROM_REPOSITORY]
+    #[arg(long, visible_alias = "from-repo", value_name = "R")]
+    pub(crate) from_repository: Option<String>,
+    /// File whose first line is its password [env: MOVER_FROM_PASSWORD_FILE; MOVER_FROM_PASSWORD holds the password itself;
+    /// restic's names work too]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from_password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The same data is stored once only if both repositories cut files alike: create the other one with\n  mover init --copy-chunker-params --from-repository R\n\nExample:\n  mover -r /mnt/disk copy --from-repository s3://bucket/prefix latest"
+)]
+pub(crate) struct Copy {
+    /// Only these [default: all that the filters let through]
+    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["host", "paths", "tags"])]
+    pub(crate) snapshots: Vec<String>,
+    #[command(flatten)]
+    pub(crate) from: From,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    /// Say what would be copied; change nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

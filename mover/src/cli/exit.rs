@@ -36,6 +36,7 @@ impl CommandError {
                 ErrorKind::WrongPassword => ExitCode::WrongPassword,
                 ErrorKind::Locked => ExitCode::Locked,
                 ErrorKind::Stopped => ExitCode::Interrupted,
+                ErrorKind::Paused => ExitCode::Resumable,
                 ErrorKind::Damaged | ErrorKind::Storage | ErrorKind::Refused => ExitCode::Failure,
             },
             Self::Usage { .. } | Self::Output(_) => ExitCode::Failure,
@@ -71,7 +72,8 @@ pub(crate) fn report(error: &CommandError, report: &Report) -> ExitCode {
         report.say("interrupted: what was done is whole; run it again to go on");
         return code;
     }
-    report.say(&format!("error: {error}"));
+    let word = if code == ExitCode::Resumable { "" } else { "error: " };
+    report.say(&format!("{word}{error}"));
     if let Some(hint) = hint {
         report.say(&format!(" hint: {hint}"));
     }

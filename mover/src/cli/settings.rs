@@ -14,10 +14,13 @@ use repository::store::Store;
 use repository::store::local::LocalStore;
 use repository::store::s3::S3Store;
 
-use super::args::{Addressing, Global};
+use super::args::{Addressing, From, Global};
 use super::exit::CommandError;
 use super::location::Location;
 use crate::report::{Output, Report};
+
+/// Whose variables count; ours come first.
+const PROGRAMS: [&str; 2] = ["MOVER", "RESTIC"];
 
 /// What every command needs.
 #[derive(Debug)]
@@ -49,7 +52,11 @@ impl Settings {
 
     /// The way to the repository.
     pub(crate) fn access(&self) -> Result<Access, CommandError> {
-        let [store, cleanup] = self.stores()?;
+        self.access_to(&self.here())
+    }
+
+    fn access_to(&self, place: &Place<'_>) -> Result<Access, CommandError> {
+        let [store, cleanup] = self.stores(place)?;
         let report = self.report.clone();
         Ok(Access {
             cleanup,
@@ -62,12 +69,12 @@ impl Settings {
     }
 
     /// The store, and the same for what must be done after a stop.
-    fn stores(&self) -> Result<[Arc<dyn Store>; 2], CommandError> {
-        let text =
-            self.global.repository.clone().or_else(|| env(&["MOVER_REPOSITORY", "RESTIC_REPOSITORY"])).ok_or(CommandError::Usage {
-                message: "no repository was named".to_owned(),
-                hint: Some("say --repository, or set MOVER_REPOSITORY"),
-            })?;
+    fn stores(&self, place: &Place<'_>) -> Result<[Arc<dyn Store>; 2], CommandError> {
+        let text = place
+            .repository
+            .map(str::to_owned)
+            .or_else(|| place.env("REPOSITORY"))
+            .ok_or(CommandError::Usage { message: "no repository was named".to_owned(), hint: Some(place.missing) })?;
         match Location::parse(&text).map_err(CommandError::usage)? {
             Location::Local(path) => {
                 let store: Arc<dyn Store> = Arc::new(LocalStore::new(path));
@@ -75,14 +82,15 @@ impl Settings {
             }
             Location::S3(mut options) => {
                 let s3 = &self.global.s3;
-                options.endpoint = s3.s3_endpoint.clone().or(options.endpoint);
+                options.endpoint =
+                    if place.is_other { options.endpoint.or(s3.s3_endpoint.clone()) } else { s3.s3_endpoint.clone().or(options.endpoint) };
                 options.region.clone_from(&s3.s3_region);
                 options.path_style = match s3.s3_addressing {
                     Addressing::Auto => None,
                     Addressing::Path => Some(true),
                     Addressing::Host => Some(false),
                 };
-                options.ca_bundle = s3.s3_ca.clone().or_else(|| env(&["AWS_CA_BUNDLE"]).map(PathBuf::from));
+                options.ca_bundle = s3.s3_ca.clone().or_else(|| env("AWS_CA_BUNDLE").map(PathBuf::from));
                 let store = S3Store::new(options, self.stop.clone()).map_err(CommandError::usage)?;
                 let cleanup = store.with_stop(Stop::default());
                 Ok([Arc::new(store), Arc::new(cleanup)])
@@ -92,28 +100,35 @@ impl Settings {
 
     /// Opens the repository with the password.
     pub(crate) fn open(&self) -> Result<Arc<Repository>, CommandError> {
-        let access = self.access()?;
-        Ok(Arc::new(Repository::open(&access, &self.password("password: ")?)?))
+        self.open_at(&self.here(), "password: ")
     }
 
-    /// The password: from the file, from the environment, or asked for.
-    pub(crate) fn password(&self, prompt: &str) -> Result<String, CommandError> {
-        if let Some(file) = &self.global.password_file {
-            return read_password(file);
+    /// Opens the repository that something is taken from.
+    pub(crate) fn open_other(&self, from: &From) -> Result<Arc<Repository>, CommandError> {
+        let place = Place {
+            repository: from.from_repository.as_deref(),
+            password_file: from.from_password_file.as_deref(),
+            prefix: "FROM_",
+            missing: "say --from-repository, or set MOVER_FROM_REPOSITORY",
+            is_other: true,
+        };
+        self.open_at(&place, "password of the repository that is copied from: ")
+    }
+
+    fn open_at(&self, place: &Place<'_>, prompt: &str) -> Result<Arc<Repository>, CommandError> {
+        let access = self.access_to(place)?;
+        let password = place.password()?.map_or_else(|| ask(prompt), Ok)?;
+        Ok(Arc::new(Repository::open(&access, &password)?))
+    }
+
+    fn here(&self) -> Place<'_> {
+        Place {
+            repository: self.global.repository.as_deref(),
+            password_file: self.global.password_file.as_deref(),
+            prefix: "",
+            missing: "say --repository, or set MOVER_REPOSITORY",
+            is_other: false,
         }
-        if let Some(password) = env(&["MOVER_PASSWORD"]) {
-            return Ok(password);
-        }
-        if let Some(file) = env(&["MOVER_PASSWORD_FILE"]) {
-            return read_password(Path::new(&file));
-        }
-        if let Some(password) = env(&["RESTIC_PASSWORD"]) {
-            return Ok(password);
-        }
-        if let Some(file) = env(&["RESTIC_PASSWORD_FILE"]) {
-            return read_password(Path::new(&file));
-        }
-        ask(prompt)
     }
 
     /// A new password, asked for twice if somebody is there to ask.
@@ -127,9 +142,41 @@ impl Settings {
 
     /// The password of a repository that is being created.
     pub(crate) fn first_password(&self) -> Result<String, CommandError> {
-        let is_given = self.global.password_file.is_some()
-            || env(&["MOVER_PASSWORD", "MOVER_PASSWORD_FILE", "RESTIC_PASSWORD", "RESTIC_PASSWORD_FILE"]).is_some();
-        refuse_empty(if is_given { self.password("")? } else { ask_twice()? })
+        refuse_empty(self.here().password()?.map_or_else(ask_twice, Ok)?)
+    }
+}
+
+/// How a repository was named.
+struct Place<'a> {
+    repository: Option<&'a str>,
+    password_file: Option<&'a Path>,
+    /// Of variables, after the program's name.
+    prefix: &'static str,
+    /// What helps if there is none.
+    missing: &'static str,
+    /// It is not the one that `--s3-endpoint` is about, if it has one of its own.
+    is_other: bool,
+}
+
+impl Place<'_> {
+    /// From the file or the environment.
+    fn password(&self) -> Result<Option<String>, CommandError> {
+        if let Some(file) = self.password_file {
+            return read_password(file).map(Some);
+        }
+        for program in PROGRAMS {
+            if let Some(password) = env(&format!("{program}_{}PASSWORD", self.prefix)) {
+                return Ok(Some(password));
+            }
+            if let Some(file) = env(&format!("{program}_{}PASSWORD_FILE", self.prefix)) {
+                return read_password(Path::new(&file)).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn env(&self, name: &str) -> Option<String> {
+        PROGRAMS.iter().find_map(|program| env(&format!("{program}_{}{name}", self.prefix)))
     }
 }
 
@@ -137,9 +184,9 @@ fn refuse_empty(password: String) -> Result<String, CommandError> {
     if password.is_empty() { Err(CommandError::usage("an empty password protects nothing")) } else { Ok(password) }
 }
 
-/// The first of these variables that is set to something.
-fn env(names: &[&str]) -> Option<String> {
-    names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+/// A variable that is set to something.
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn read_password(file: &Path) -> Result<String, CommandError> {

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use contract::{BackupSummary, ExitCode, Line};
 use repository::Repository;
 use repository::compress::Compression;
+use repository::resume::Source;
 use repository::retention::is_complete;
 use repository::snapshots::Filter;
 use repository::write::{Verify, WriteMode};
 
-use crate::backup::{self, ChangeTest, EmptySource, FileSystems, Outcome, ParentChoice, Request, SourceKind, Unchanged};
+use crate::backup::{self, ChangeTest, EmptySource, FileSystems, Outcome, ParentChoice, Request, Resume, SourceKind, Unchanged};
 use crate::cli::args::{Backup, CompressionLevel};
 use crate::cli::exit::CommandError;
 use crate::cli::settings::{Settings, hostname, username};
@@ -65,9 +66,9 @@ fn request(settings: &Settings, args: Backup) -> Result<Request, CommandError> {
         patterns.extend(Excludes::lines(&text));
     }
     let roots = roots(kind, &args.paths, args.stored_as.as_deref(), args.stdin_filename.as_deref())?;
+    let host = args.host.unwrap_or_else(hostname);
     let compare = |ignore| if ignore { backup::Compare::Ignore } else { backup::Compare::Yes };
     Ok(Request {
-        roots,
         kind,
         excludes: Excludes::new(patterns).map_err(CommandError::usage)?,
         file_systems: if args.one_file_system { FileSystems::One } else { FileSystems::All },
@@ -80,7 +81,10 @@ fn request(settings: &Settings, args: Backup) -> Result<Request, CommandError> {
         empty: if args.allow_empty { EmptySource::Allow } else { EmptySource::Refuse },
         unchanged: if args.skip_if_unchanged { Unchanged::Skip } else { Unchanged::Save },
         mode: if args.dry_run { WriteMode::DryRun } else { WriteMode::Store },
-        host: args.host.unwrap_or_else(hostname),
+        resume: args
+            .source_id
+            .map(|id| Resume { source: Source { id, host: host.clone(), paths: roots.paths.clone() }, grace: args.grace.0 }),
+        host,
         username: username(),
         tags: args.tags,
         time: args.time.map(|time| time.0),
@@ -93,6 +97,7 @@ fn request(settings: &Settings, args: Backup) -> Result<Request, CommandError> {
         verify: if args.no_extra_verify { Verify::Nothing } else { Verify::Sealed },
         shares: settings.shares,
         retry_lock: settings.retry_lock,
+        roots,
     })
 }
 
@@ -149,6 +154,8 @@ fn summarize(outcome: &Outcome, repository: &Repository, report: &Report, mode: 
         total_files: files_new + files_changed + files_unchanged,
         total_bytes: get(&counts.total_bytes),
         bytes_read: get(&counts.bytes_read),
+        files_resumed: get(&counts.files_resumed),
+        bytes_resumed: get(&counts.bytes_resumed),
         data_blobs: get(&added.data_blobs),
         tree_blobs: get(&added.tree_blobs),
         bytes_added: get(&added.plain_bytes),

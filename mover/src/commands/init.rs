@@ -6,6 +6,7 @@ use contract::ExitCode;
 use repository::crypto::kdf::Cost;
 use repository::{Error, ErrorKind, Repository};
 
+use crate::cli::args::From;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
 use crate::report::Output;
@@ -24,8 +25,12 @@ pub(super) enum Existing {
     Keep,
 }
 
-pub(super) fn run(settings: &Settings, existing: Existing) -> Result<ExitCode, CommandError> {
+pub(super) fn run(settings: &Settings, existing: Existing, like: Option<&From>) -> Result<ExitCode, CommandError> {
     let access = settings.access()?;
+    let polynomial = match like {
+        Some(from) => Some(settings.open_other(from)?.config().polynomial().map_err(Error::Refused)?),
+        None => None,
+    };
     let password = settings.first_password()?;
     if existing == Existing::Keep {
         match Repository::open(&access, &password) {
@@ -33,7 +38,7 @@ pub(super) fn run(settings: &Settings, existing: Existing) -> Result<ExitCode, C
             opened => return opened.map(|_| ExitCode::Success).map_err(CommandError::from),
         }
     }
-    let created = Repository::init(&access, &password, Cost::DEFAULT);
+    let created = Repository::init(&access, &password, Cost::DEFAULT, polynomial);
     let repository = match created {
         // Somebody else was faster: then it is there, or will be in a moment.
         Err(error) if existing == Existing::Keep && error.kind() == ErrorKind::Refused => {

@@ -2,6 +2,7 @@
 
 mod backup;
 mod check;
+mod copy;
 mod dump;
 mod forget;
 mod generate;
@@ -33,7 +34,10 @@ use crate::cli::values::TimePoint;
 
 pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, CommandError> {
     match command {
-        Command::Init { if_missing } => init::run(settings, if if_missing { init::Existing::Keep } else { init::Existing::Refuse }),
+        Command::Init { if_missing, copy_chunker_params, from } => {
+            let existing = if if_missing { init::Existing::Keep } else { init::Existing::Refuse };
+            init::run(settings, existing, copy_chunker_params.then_some(&from))
+        }
         Command::Backup(args) => backup::run(settings, *args),
         Command::Restore(args) => restore::run(settings, *args),
         Command::Snapshots(args) => snapshots::run(settings, args),
@@ -44,6 +48,7 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
         Command::Forget(args) => forget::run(settings, *args),
         Command::Prune(args) => prune::run(settings, &args),
         Command::Repair(args) => repair::run(settings, args.what),
+        Command::Copy(args) => copy::run(settings, *args),
         Command::Rewrite(args) => rewrite::run(settings, args),
         Command::Key(args) => key::run(settings, args.action),
         Command::Unlock(args) => unlock::run(settings, &args),

@@ -152,6 +152,8 @@ pub fn job(backup: &VolumeBackup, namespace_uid: &str, installation: &Installati
     if let Some(taken) = &snapshot.taken {
         args.extend(["--time".to_owned(), taken.0.to_string()]);
     }
+    // One mover goes on where the one before was interrupted: what they read is the same to the last byte.
+    args.extend(["--source-id".to_owned(), snapshot.handle.clone()]);
     if is_block {
         args.push("--block".to_owned());
     }

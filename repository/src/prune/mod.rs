@@ -206,6 +206,7 @@ pub fn run(repository: &Arc<Repository>, planned: &Planned, options: &Options, o
     let Planned { packs, index, .. } = planned;
     let threads = options.shares.uploads;
     repository.store().sweep()?;
+    repository.remove_all_resumes()?;
     remove(repository, threads, &planned.orphans.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
     let Kept { packs: kept, mut damage } = keep_copies(repository, index, packs, options)?;
     let goes = |usage: &&Usage| !kept.contains(&usage.pack.id);

@@ -41,16 +41,24 @@ impl BlobOpener {
     /// # Errors
     /// Damage of any kind, in words.
     pub fn open<'a>(&'a mut self, blob: &PackedBlob, sealed: &'a mut [u8]) -> Result<&'a [u8], String> {
-        let payload = self.key.open(sealed).map_err(|error| error.to_string())?;
+        self.open_whole(blob, sealed).map(|(_, plain)| plain)
+    }
+
+    /// The same, with what was sealed: the plaintext, or what it was compressed to.
+    ///
+    /// # Errors
+    /// Those of [`BlobOpener::open`].
+    pub(crate) fn open_whole<'a>(&'a mut self, blob: &PackedBlob, sealed: &'a mut [u8]) -> Result<(&'a [u8], &'a [u8]), String> {
+        let payload = &*self.key.open(sealed).map_err(|error| error.to_string())?;
         let plain = match blob.uncompressed {
-            None => &*payload,
+            None => payload,
             Some(length) if length > MAX_BLOB => return Err(format!("announces {length} bytes, more than any writer makes")),
             Some(length) => {
                 self.decompressor.decompress(payload, length as usize, &mut self.plain)?;
                 &self.plain
             }
         };
-        if sha256(plain) == blob.id.0 { Ok(plain) } else { Err("its content does not match its id".to_owned()) }
+        if sha256(plain) == blob.id.0 { Ok((payload, plain)) } else { Err("its content does not match its id".to_owned()) }
     }
 }
 

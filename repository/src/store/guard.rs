@@ -46,7 +46,7 @@ impl<S: Store> Guarded<S> {
 }
 
 fn is_guarded(kind: ObjectKind) -> bool {
-    matches!(kind, ObjectKind::Index | ObjectKind::Snapshot)
+    matches!(kind, ObjectKind::Index | ObjectKind::Snapshot | ObjectKind::Resume)
 }
 
 impl<S: Store> Store for Guarded<S> {

@@ -154,12 +154,27 @@ impl Writer {
     /// # Errors
     /// The first error of any upload; a machine whose memory is faulty; the stop.
     pub fn store(&self, sealer: &mut Sealer, kind: BlobKind, id: BlobId, plain: &[u8]) -> Result<bool> {
+        self.store_new(kind, id, plain.len() as u64, || sealer.seal(kind, id, plain))
+    }
+
+    /// Stores a blob of another repository unless it is known; true if it was new. The caller has opened it to `plain`, from
+    /// `payload`: what is compressed stays so.
+    ///
+    /// # Errors
+    /// Those of [`Writer::store`].
+    pub(crate) fn store_again(&self, sealer: &mut Sealer, blob: &PackedBlob, payload: &[u8], plain: &[u8]) -> Result<bool> {
+        let PackedBlob { id, kind, uncompressed, .. } = *blob;
+        let Some(length) = uncompressed else { return self.store(sealer, kind, id, plain) };
+        self.store_new(kind, id, plain.len() as u64, || sealer.seal_compressed(kind, id, payload, length))
+    }
+
+    fn store_new<'s>(&self, kind: BlobKind, id: BlobId, plain_len: u64, seal: impl FnOnce() -> Result<seal::Sealed<'s>>) -> Result<bool> {
         if self.index.claim(&id, kind) == Claim::Known {
             return Ok(false);
         }
         self.index.check_size(self.options.shares.index_bytes)?;
-        let sealed = sealer.seal(kind, id, plain)?;
-        self.count(kind, plain.len() as u64, sealed.bytes.len() as u64);
+        let sealed = seal()?;
+        self.count(kind, plain_len, sealed.bytes.len() as u64);
         if self.options.mode == WriteMode::Store {
             self.packer.add(&sealed, &self.uploads)?;
         }

@@ -47,13 +47,23 @@ impl Sealer {
     }
 
     pub(super) fn seal(&mut self, kind: BlobKind, id: BlobId, plain: &[u8]) -> Result<Sealed<'_>> {
+        let length = u32::try_from(plain.len())
+            .map_err(|_| Error::Refused(format!("a blob of {} bytes is beyond the format's 4 GiB", plain.len())))?;
         let is_compressed = self.compressor.compress(plain, &mut self.compressed);
         let payload = if is_compressed { &self.compressed } else { plain };
         self.sealed.clear();
         self.key.seal(payload, &mut self.sealed);
-        let length = u32::try_from(plain.len())
-            .map_err(|_| Error::Refused(format!("a blob of {} bytes is beyond the format's 4 GiB", plain.len())))?;
-        let uncompressed = is_compressed.then_some(length);
+        self.verified(kind, id, is_compressed.then_some(length))
+    }
+
+    /// What is compressed already.
+    pub(super) fn seal_compressed(&mut self, kind: BlobKind, id: BlobId, compressed: &[u8], uncompressed: u32) -> Result<Sealed<'_>> {
+        self.sealed.clear();
+        self.key.seal(compressed, &mut self.sealed);
+        self.verified(kind, id, Some(uncompressed))
+    }
+
+    fn verified(&mut self, kind: BlobKind, id: BlobId, uncompressed: Option<u32>) -> Result<Sealed<'_>> {
         if self.verify == Verify::Sealed && !self.opens_to(id, uncompressed) {
             return Err(Error::FaultyMachine { id });
         }

@@ -35,7 +35,7 @@ pub fn access(store: Arc<dyn Store>) -> Access {
 }
 
 pub fn init(store: Arc<dyn Store>) -> Repository {
-    Repository::init(&access(store), PASSWORD, Cost::LOW).expect("init")
+    Repository::init(&access(store), PASSWORD, Cost::LOW, None).expect("init")
 }
 
 pub fn open(store: Arc<dyn Store>) -> Arc<Repository> {

@@ -86,12 +86,12 @@ fn what_is_refused_is_said() {
     }
     cluster().kubectl().ok(&["delete", "sc", "sealed"]);
     // A claim that goes while its snapshot is being made: what was asked for is stored all the same.
-    let slow = scene.cluster.fault("SnapshotReady", &json!({"seconds": 3600}));
+    let slow = scene.cluster.fault("SnapshotReady", &json!({"seconds": 5}));
     scene.backup("last", "data");
     scene.wait("last", "its snapshot", |status| status["phase"] == "Accepted");
     cluster().kubectl().ok(&["delete", "pvc", "data", "--namespace", "refused", "--wait=false"]);
-    drop(slow);
     let status = scene.ends("last", "Completed");
+    drop(slow);
     assert_eq!((&status["source"]["volumeMode"], &status["snapshot"]["storageClass"]), (&json!("Filesystem"), &json!("test")));
     scene.leaves_nothing();
 }

@@ -179,6 +179,6 @@ fn a_claim_that_cannot_be_filled_stays_empty_and_says_why() {
     assert!(is_pending("again"));
     scene.restore("again", "again", &json!({"claim": "data"}));
     scene.ends("volumerestore/again", "Completed");
-    assert_eq!(std::fs::read(scene.volume("again").join("data/file")).unwrap(), random(1 << 20, 1));
+    assert_eq!(std::fs::read(scene.volume("again").join("data/file")).unwrap(), random(1 << 20, 2));
     scene.leaves_nothing();
 }
