@@ -286,7 +286,7 @@ impl<'a> WholePack<'a> {
                 let at = usize::try_from(u64::from(blob.offset).wrapping_sub(from)).unwrap_or(usize::MAX);
                 let sealed = at.checked_add(blob.stored as usize).and_then(|end| self.buffer.get_mut(at..end));
                 let Some(sealed) = sealed else { return Err(self.repository.damaged(&name, "blobs in its index entry overlap")) };
-                if let Err(why) = self.opener.open(blob, sealed) {
+                if let Err(why) = self.opener.check(blob, sealed) {
                     problems.push(format!("{} blob {} at {} {why}", blob.kind, blob.id.short(), blob.offset));
                 }
             }

@@ -10,6 +10,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::budget::Shares;
 use crate::compress::Compression;
 use crate::error::{Error, Result};
@@ -20,7 +22,7 @@ use crate::id::{BlobId, ObjectId, PackId};
 use crate::index::Index;
 use crate::object::ObjectName;
 use crate::parallel;
-use crate::read::{PackReader, Trees};
+use crate::read::{HELD, PackReader, Trees};
 use crate::repository::Repository;
 use crate::snapshots::{Filter, Stored};
 use crate::write::{Verify, WriteMode, WriteOptions, Writer};
@@ -85,8 +87,16 @@ pub fn run(
         let begin = || (PackReader::new(from), writer.sealer());
         parallel::each(shares.workers, &source.needed_of(packs.to_vec()), begin, |(reader, sealer), pack| {
             reader.each(pack, |opener, blob, sealed| {
-                match opener.open_whole(blob, sealed) {
-                    Ok((payload, plain)) => writer.store_again(sealer, blob, payload, plain)?,
+                let stored = match blob.uncompressed {
+                    // Never held as a whole.
+                    Some(length) if blob.kind == BlobKind::Tree && length > HELD => opener
+                        .check(blob, sealed)
+                        .and_then(|()| opener.payload(sealed))
+                        .map(|payload| writer.store_giant(blob.id, payload, length)),
+                    _ => opener.open_whole(blob, sealed).map(|(payload, plain)| writer.store_again(sealer, blob, payload, plain)),
+                };
+                match stored {
+                    Ok(stored) => stored?,
                     // Another pack may hold it as well.
                     Err(why) => match from.read_blob(&source, opener, &blob.id, blob.kind) {
                         Err(Error::Damaged { .. }) => {
@@ -116,33 +126,36 @@ pub fn run(
 struct Origin {
     id: ObjectId,
     tree: BlobId,
+    time: Timestamp,
+    host: String,
+    paths: Vec<String>,
     tags: Vec<String>,
 }
 
 impl Origin {
     fn of(stored: &Stored) -> Self {
-        let Snapshot { original, tree, tags, .. } = &stored.snapshot;
-        Self { id: original.unwrap_or(stored.id), tree: *tree, tags: tags.clone() }
+        let Snapshot { original, tree, time, hostname, paths, tags, .. } = stored.snapshot.clone();
+        Self { id: original.unwrap_or(stored.id), tree, time: time.0, host: hostname, paths, tags }
     }
 }
 
 /// Marks one copy of each blob that the snapshots need and that the target lacks.
 fn mark(from: &Arc<Repository>, source: &Arc<Index>, target: &Index, shares: Shares, snapshots: &[&Stored]) -> Result<()> {
     let trees = Trees::new(from, source, shares.tree_bytes);
-    let want = |id: &BlobId, kind| match target.contains(id, kind) || source.mark(id, kind, &|_| true) {
-        true => Ok(()),
-        false => Err(Error::MissingBlob { id: *id, kind }),
+    // Marked there, or else here: what is neither is missing.
+    let want = |id: &BlobId, kind| {
+        let is_had = target.mark(id, kind, &|_| true) || source.mark(id, kind, &|_| true);
+        if is_had { Ok(()) } else { Err(Error::MissingBlob { id: *id, kind }) }
     };
-    // What the target has of a directory may be all there is of it: what is below is looked for all the same.
-    let mut seen = HashSet::new();
     let mut waiting: Vec<BlobId> = snapshots.iter().map(|stored| stored.snapshot.tree).collect();
     while let Some(tree) = waiting.pop() {
         if from.stop().is_stopped() {
             return Err(Error::Stopped);
         }
-        if !seen.insert(tree) {
+        if target.is_needed(&tree, BlobKind::Tree) || source.is_needed(&tree, BlobKind::Tree) {
             continue;
         }
+        // What the target has of a directory may be all there is of it: what is below is looked for all the same.
         want(&tree, BlobKind::Tree)?;
         let mut nodes = trees.open(&tree)?;
         while let Some(Node { kind, content, subtree, .. }) = nodes.next_node()? {

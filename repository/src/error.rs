@@ -171,7 +171,7 @@ impl Error {
             Self::AmbiguousSnapshot { .. } => "give more digits of the id",
             Self::MemoryBound { .. } => "raise --memory",
             Self::FaultyMachine { .. } => "nothing of it was stored; test this machine's memory before trusting it with backups",
-            Self::Paused => "run it again with the same --source-id, here or elsewhere: it goes on from there",
+            Self::Paused => "run it again with the same --source-id, --host and paths, on any machine: it goes on from there",
             Self::Refused(_) | Self::Stopped => return None,
             Self::Store(error) => return error.hint(),
         })

@@ -211,9 +211,6 @@ impl Drop for PanicGuard<'_> {
 /// Anything that keeps the snapshot from being saved. Items that cannot be read do not: they are reported.
 pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Report) -> Result<Outcome> {
     let start = repository.clock().now();
-    if let Some(resume) = &request.resume {
-        repository.stop().can_pause(resume.grace);
-    }
     // What is relied on comes before the index.
     let read = || {
         let earlier = (find_parent(repository, request)?, find_done(repository, request)?);
@@ -226,14 +223,19 @@ pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Repo
         }
         WriteMode::DryRun => (None, read()?),
     };
+    if let Some(resume) = &request.resume {
+        repository.stop().can_pause(resume.grace);
+    }
     if let Found::Useless(why) = &done {
         report.item(Path::new("resume record"), &format!("{why}: all is done from the start"), Severity::Warning);
     }
     let outcome = save(repository, &index, request, report, start, (parent, &done))?;
     if done != Found::Nothing
         && let Some(Resume { source, .. }) = &request.resume
+        && let Err(error) = repository.remove_resume(source)
     {
-        repository.remove_resume(source)?;
+        // The snapshot is saved, and a prune removes the record.
+        report.item(Path::new("resume record"), &format!("it could not be removed: {error}"), Severity::Warning);
     }
     if let Some(lock) = lock {
         release(lock, report);

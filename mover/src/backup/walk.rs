@@ -336,7 +336,13 @@ impl Walk<'_> {
     fn carry_over(&self, before: &mut Before) -> Result<()> {
         loop {
             match before.done.next() {
-                Ok(Some(node)) => self.send(Event::Leaf(Box::new(node)))?,
+                Ok(Some(node)) => {
+                    // It may be a part of a file: nothing like that is in a snapshot.
+                    if !self.context.is_cut() {
+                        return Ok(());
+                    }
+                    self.send(Event::Leaf(Box::new(node)))?;
+                }
                 Ok(None) => return Ok(()),
                 Err(error) => return self.without(error, DONE),
             }

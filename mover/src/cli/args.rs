@@ -201,7 +201,7 @@ pub(crate) struct Backup {
     #[arg(long, requires = "tags", conflicts_with = "dry_run")]
     pub(crate) once: bool,
     /// Says what the source is, to the last byte: the handle of a volume's snapshot, for instance. A run that is interrupted keeps
-    /// what is done (exit code 75), and the next one with the same id, here or elsewhere, goes on from there
+    /// what is done (exit code 75), and the next one with the same id, host and paths, on any machine, goes on from there
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["stdin", "dry_run"])]
     pub(crate) source_id: Option<String>,
     /// How long an interrupted run may take to keep what is done

@@ -22,6 +22,9 @@ use crate::report::{Output, Report};
 /// Whose variables count; ours come first.
 const PROGRAMS: [&str; 2] = ["MOVER", "RESTIC"];
 
+/// What helps if there is no password.
+const NO_PASSWORD: &str = "say --password-file, or set MOVER_PASSWORD or MOVER_PASSWORD_FILE";
+
 /// What every command needs.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -110,6 +113,7 @@ impl Settings {
             password_file: from.from_password_file.as_deref(),
             prefix: "FROM_",
             missing: "say --from-repository, or set MOVER_FROM_REPOSITORY",
+            no_password: "say --from-password-file, or set MOVER_FROM_PASSWORD or MOVER_FROM_PASSWORD_FILE",
             is_other: true,
         };
         self.open_at(&place, "password of the repository that is copied from: ")
@@ -117,7 +121,7 @@ impl Settings {
 
     fn open_at(&self, place: &Place<'_>, prompt: &str) -> Result<Arc<Repository>, CommandError> {
         let access = self.access_to(place)?;
-        let password = place.password()?.map_or_else(|| ask(prompt), Ok)?;
+        let password = place.password()?.map_or_else(|| ask(prompt, place.no_password), Ok)?;
         Ok(Arc::new(Repository::open(&access, &password)?))
     }
 
@@ -127,6 +131,7 @@ impl Settings {
             password_file: self.global.password_file.as_deref(),
             prefix: "",
             missing: "say --repository, or set MOVER_REPOSITORY",
+            no_password: NO_PASSWORD,
             is_other: false,
         }
     }
@@ -154,6 +159,8 @@ struct Place<'a> {
     prefix: &'static str,
     /// What helps if there is none.
     missing: &'static str,
+    /// What helps if there is no password.
+    no_password: &'static str,
     /// It is not the one that `--s3-endpoint` is about, if it has one of its own.
     is_other: bool,
 }
@@ -195,19 +202,16 @@ fn read_password(file: &Path) -> Result<String, CommandError> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-fn ask(prompt: &str) -> Result<String, CommandError> {
+fn ask(prompt: &str, hint: &'static str) -> Result<String, CommandError> {
     if !std::io::stdin().is_terminal() {
-        return Err(CommandError::Usage {
-            message: "no password was given, and nobody is there to ask".to_owned(),
-            hint: Some("say --password-file, or set MOVER_PASSWORD or MOVER_PASSWORD_FILE"),
-        });
+        return Err(CommandError::Usage { message: "no password was given, and nobody is there to ask".to_owned(), hint: Some(hint) });
     }
     rpassword::prompt_password(prompt).map_err(|error| CommandError::usage(format!("cannot read the password: {error}")))
 }
 
 fn ask_twice() -> Result<String, CommandError> {
-    let first = ask("new password: ")?;
-    if ask("new password again: ")? == first { Ok(first) } else { Err(CommandError::usage("the two passwords differ")) }
+    let first = ask("new password: ", NO_PASSWORD)?;
+    if ask("new password again: ", NO_PASSWORD)? == first { Ok(first) } else { Err(CommandError::usage("the two passwords differ")) }
 }
 
 /// This machine's name.

@@ -35,6 +35,11 @@ use crate::cli::values::TimePoint;
 pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, CommandError> {
     match command {
         Command::Init { if_missing, copy_chunker_params, from } => {
+            if from.from_repository.is_some() && !copy_chunker_params {
+                return Err(CommandError::usage(
+                    "--from-repository without --copy-chunker-params: the new repository would cut files otherwise",
+                ));
+            }
             let existing = if if_missing { init::Existing::Keep } else { init::Existing::Refuse };
             init::run(settings, existing, copy_chunker_params.then_some(&from))
         }

@@ -122,10 +122,12 @@ fn of_snapshots(settings: &Settings, wanted: &[String], mode: Mode, forget: bool
         dry_run: mode == Mode::Look,
     };
     let looked_at = count(summary.snapshots);
-    let text = if repaired.incomplete.is_empty() {
+    let gone = count(repaired.lost.len() as u64);
+    let text = if repaired.incomplete.is_empty() && repaired.lost.is_empty() {
         format!("{looked_at} snapshots lack nothing")
     } else {
-        let what = format!("{} of {looked_at} snapshots lack {} items", count(summary.changed), count(summary.left_out));
+        let gone = if repaired.lost.is_empty() { String::new() } else { format!(" ({gone} more lack all, and stay as they are)") };
+        let what = format!("{} of {looked_at} snapshots lack {} items{gone}", count(summary.changed), count(summary.left_out));
         let done = if forget { "each is saved without them, and the old ones are removed" } else { "each is saved again without them" };
         format!("{what}; {}", next(mode, done))
     };

@@ -11,7 +11,7 @@ use repository::format::node::Node;
 use repository::id::ObjectId;
 use repository::index::Index;
 use repository::lock::Lock;
-use repository::rewrite::{Rewriter, Rules};
+use repository::rewrite::{Outcome, Rewriter, Rules};
 use repository::snapshots::{self, Filter, Stored};
 use repository::write::WriteMode;
 use repository::{Error, Repository};
@@ -36,7 +36,7 @@ pub(super) fn run(settings: &Settings, args: Rewrite) -> Result<ExitCode, Comman
         let mut rewriter = Rewriter::start(&repository, &index, settings.shares.without_sources(), mode)?;
         let mut changed = 0;
         for stored in &all {
-            changed += u64::from(rewriter.snapshot(stored, &mut rules)?);
+            changed += u64::from(rewriter.snapshot(stored, &mut rules)? == Outcome::Changed);
         }
         Ok::<_, Error>((changed, rewriter.finish(|snapshot| snapshot.excludes.extend(excludes.patterns().iter().cloned()))?))
     })?;
@@ -83,7 +83,7 @@ struct LeaveOut<'a> {
 }
 
 impl Rules for LeaveOut<'_> {
-    fn stays(&mut self, path: &[u8], _: &Node) -> repository::Result<bool> {
+    fn stays(&mut self, path: &[u8], _: &mut Node) -> repository::Result<bool> {
         let path = Path::new(OsStr::from_bytes(path));
         let stays = !self.excludes.matches(path);
         if !stays {
@@ -100,6 +100,10 @@ impl Rules for LeaveOut<'_> {
     }
 
     fn is_the_same_everywhere(&self) -> bool {
+        false
+    }
+
+    fn may_lose_fields(&self) -> bool {
         false
     }
 }

@@ -138,7 +138,11 @@ pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Re
     let context = Context { request, repository, index, trees: &trees, report, counts: &counts, memory };
     // All of it, or what was stored under one path, and nothing else was.
     let is_whole = request.subpath.as_ref().is_none_or(|path| matches!(request.snapshot.paths.as_slice(), [one] if path == Path::new(one)));
-    if is_whole && let Some(totals) = &request.snapshot.summary {
+    let has_patterns = !request.includes.patterns().is_empty() || !request.excludes.patterns().is_empty();
+    if is_whole
+        && !has_patterns
+        && let Some(totals) = &request.snapshot.summary
+    {
         report.progress().set_totals(totals.total_files_processed, totals.total_bytes_processed);
     }
     match find_root(&context)? {

@@ -404,6 +404,9 @@ impl<'a> Plan<'a> {
     fn work_off(&mut self) -> Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
         fetch::run(self.context, self.target, &mut batch)?;
+        if self.context.request.mode == RestoreMode::Nowhere {
+            self.context.report.progress().add(batch.files.len() as u64, 0);
+        }
         if self.writes() {
             verify::run(self.context, self.target, &batch)?;
             for PlannedLink { first, dir, name } in std::mem::take(&mut batch.links) {

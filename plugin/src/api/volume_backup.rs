@@ -156,6 +156,9 @@ pub struct BackupResult {
     /// Bytes that the repository did not have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_stored: Option<u64>,
+    /// Bytes that attempts before this one had done, and that were neither read nor sent again. None: there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_resumed: Option<u64>,
     /// Files that could not be read: the snapshot is there without them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<u64>,

@@ -246,7 +246,7 @@ fn keep_copies(repository: &Repository, index: &Index, packs: &Plan, options: &O
                 damage.get_or_insert(error);
             };
             let read = reader.each(pack, |opener, blob, sealed| {
-                if let Err(why) = opener.open(blob, sealed) {
+                if let Err(why) = opener.check(blob, sealed) {
                     let what = format!("{} blob {} at {} {why}", blob.kind, blob.id.short(), blob.offset);
                     lose(&[*blob], repository.damaged(&ObjectName::pack(pack.id), what));
                 }
@@ -307,7 +307,7 @@ fn repack(
         let copied = reader.each(pack, |opener, blob, sealed| {
             copy.clear();
             copy.extend_from_slice(sealed);
-            if opener.open(blob, sealed).is_ok() {
+            if opener.check(blob, sealed).is_ok() {
                 return writer.store_sealed(blob, copy);
             }
             let plain = repository.read_blob(index, opener, &blob.id, blob.kind)?;

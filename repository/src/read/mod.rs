@@ -17,9 +17,12 @@ use crate::index::{Index, Location};
 use crate::object::ObjectName;
 use crate::repository::Repository;
 use crate::store::{ReadRange, StoreErrorKind};
+use crate::write::stream_opens_to;
 
 /// The largest blob that is opened as a whole: stock readers hold whole blobs too, and nobody writes larger chunks.
 pub const MAX_BLOB: u32 = 256 << 20;
+/// Trees that are larger are checked as they stream by.
+pub(crate) const HELD: u32 = 8 << 20;
 
 /// Opens sealed blobs one after another; one per thread.
 #[derive(Debug)]
@@ -42,6 +45,28 @@ impl BlobOpener {
     /// Damage of any kind, in words.
     pub fn open<'a>(&'a mut self, blob: &PackedBlob, sealed: &'a mut [u8]) -> Result<&'a [u8], String> {
         self.open_whole(blob, sealed).map(|(_, plain)| plain)
+    }
+
+    /// What was sealed: the plaintext, or what it was compressed to; not hashed.
+    ///
+    /// # Errors
+    /// Damage, in words.
+    pub(crate) fn payload<'a>(&self, sealed: &'a mut [u8]) -> Result<&'a [u8], String> {
+        self.key.open(sealed).map(|payload| &*payload).map_err(|error| error.to_string())
+    }
+
+    /// Whether `sealed` opens to `blob`. It is left as it is, or overwritten; a tree may be larger than what is held in memory.
+    ///
+    /// # Errors
+    /// Damage of any kind, in words.
+    pub(crate) fn check(&mut self, blob: &PackedBlob, sealed: &mut [u8]) -> Result<(), String> {
+        match blob.uncompressed {
+            Some(length) if blob.kind == BlobKind::Tree && length > HELD => {
+                let is_right = stream_opens_to(&self.key, sealed, blob.id, u64::from(length));
+                if is_right { Ok(()) } else { Err("it does not open to what its id says".to_owned()) }
+            }
+            _ => self.open(blob, sealed).map(drop),
+        }
     }
 
     /// The same, with what was sealed: the plaintext, or what it was compressed to.

@@ -74,7 +74,7 @@ impl Trees {
             let hashing = Hashing { plain, hasher: Sha256::new(), read: 0, limit: plain_len };
             let what = format!("tree {} in pack {}", id.short(), location.pack.id.short());
             let (nodes, pack, location) = (TreeDecoder::new(hashing), location.pack.id, self.repository.store().location());
-            Ok(TreeStream { nodes, id: *id, pack, what, location, ended: false })
+            Ok(TreeStream { nodes, id: *id, pack, what, location, ended: false, is_foreign: false })
         })
     }
 
@@ -183,9 +183,16 @@ pub struct TreeStream {
     what: String,
     location: String,
     ended: bool,
+    is_foreign: bool,
 }
 
 impl TreeStream {
+    /// It is whole, and something in it is not known to this program.
+    #[must_use]
+    pub const fn is_foreign(&self) -> bool {
+        self.is_foreign
+    }
+
     /// The pack whose copy is read.
     #[must_use]
     pub const fn pack(&self) -> PackId {
@@ -202,7 +209,10 @@ impl TreeStream {
         }
         let next = self.nodes.next_node().map_err(|error| match error {
             TreeError::Read(error) => self.damaged(error.to_string()),
-            TreeError::Malformed(what) => self.damaged(what),
+            TreeError::Malformed(what) => {
+                self.is_foreign = true;
+                self.damaged(what)
+            }
         })?;
         if next.is_none() {
             self.ended = true;

@@ -16,7 +16,7 @@ use crate::id::{BlobId, PackId};
 use crate::index::rewrite::take_out;
 use crate::index::{Index, Location, PackInfo};
 use crate::parallel;
-use crate::read::BlobOpener;
+use crate::read::{BlobOpener, MAX_BLOB};
 use crate::repository::Repository;
 use crate::write::{Verify, WriteMode, WriteOptions, Writer};
 
@@ -55,6 +55,12 @@ pub fn run(repository: &Arc<Repository>, wanted: &[String], mode: Mode, shares: 
     let mut found = found.into_inner().expect("no holder panics");
     found.sort_unstable_by_key(|(pack, _)| pack.id);
     let damaged: Vec<&IndexedPack> = found.iter().map(|(pack, _)| *pack).collect();
+    // What cannot be looked at here is not called lost.
+    let all = damaged.iter().flat_map(|pack| &pack.blobs);
+    if let Some(giant) = all.filter(|blob| blob.stored > MAX_BLOB).max_by_key(|blob| blob.stored) {
+        let what = format!("{} blob {} of a damaged pack", giant.kind, giant.id.short());
+        return Err(Error::MemoryBound { what, needed_mib: u64::from(giant.stored) >> 20, allowed_mib: u64::from(MAX_BLOB) >> 20 });
+    }
     let mut wrong = salvage(repository, &index, &damaged, mode, shares)?;
     if mode == Mode::Apply && !damaged.is_empty() {
         take_out(repository, shares.uploads, &damaged.iter().map(|pack| pack.id).collect::<Vec<_>>())?;
@@ -96,7 +102,7 @@ fn salvage(repository: &Arc<Repository>, index: &Index, damaged: &[&IndexedPack]
             let mut can_be_read = |location: &Location| match repository.read_sealed(location, &mut sealed) {
                 Ok(()) => {
                     sealed.clone_into(&mut copy);
-                    Ok(opener.open(&location.blob, &mut sealed).is_ok())
+                    Ok(opener.check(&location.blob, &mut sealed).is_ok())
                 }
                 Err(Error::Damaged { .. }) => Ok(false),
                 Err(error) => Err(error),

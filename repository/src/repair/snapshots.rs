@@ -12,7 +12,7 @@ use crate::index::Index;
 use crate::object::ObjectName;
 use crate::repository::Repository;
 use crate::retention::INCOMPLETE_TAG;
-use crate::rewrite::{Rewriter, Rules};
+use crate::rewrite::{Outcome, Rewriter, Rules};
 use crate::snapshots::Stored;
 use crate::write::WriteMode;
 
@@ -24,7 +24,9 @@ pub type OnLost<'a> = &'a dyn Fn(&ObjectId, &[u8], &str);
 pub struct Repaired {
     /// Those that lack something.
     pub incomplete: Vec<ObjectId>,
-    /// In their places; none where nothing was changed.
+    /// Those whose root cannot be read: they stay as they are.
+    pub lost: Vec<ObjectId>,
+    /// In the places of the incomplete ones; none where nothing was changed.
     pub saved: Vec<(ObjectId, ObjectId)>,
 }
 
@@ -45,8 +47,10 @@ pub fn run(repository: &Arc<Repository>, snapshots: &[Stored], mode: Mode, share
     let mut repaired = Repaired::default();
     for snapshot in snapshots {
         let mut rules = WhatIsThere { index: &index, snapshot: &snapshot.id, on_lost };
-        if rewriter.snapshot(snapshot, &mut rules)? {
-            repaired.incomplete.push(snapshot.id);
+        match rewriter.snapshot(snapshot, &mut rules)? {
+            Outcome::Same => {}
+            Outcome::Changed => repaired.incomplete.push(snapshot.id),
+            Outcome::Lost => repaired.lost.push(snapshot.id),
         }
     }
     repaired.saved = rewriter.finish(|snapshot| {
@@ -64,7 +68,7 @@ struct WhatIsThere<'a> {
 }
 
 impl Rules for WhatIsThere<'_> {
-    fn stays(&mut self, path: &[u8], node: &Node) -> Result<bool> {
+    fn stays(&mut self, path: &[u8], node: &mut Node) -> Result<bool> {
         let lose = |why: &str| {
             (self.on_lost)(self.snapshot, path, why);
             Ok(false)
@@ -81,7 +85,11 @@ impl Rules for WhatIsThere<'_> {
             let Some(place) = self.index.location(id, BlobKind::Data) else { return lose(&format!("blob {} is lost", id.short())) };
             size += u64::from(place.blob.plain_len());
         }
-        if size == node.size { Ok(true) } else { lose(&format!("says {} bytes, and its content has {size}", node.size)) }
+        if size != node.size {
+            (self.on_lost)(self.snapshot, path, &format!("says {} bytes, and its content has {size}: it stays, with that size", node.size));
+            node.size = size;
+        }
+        Ok(true)
     }
 
     fn lose(&mut self, path: &[u8], error: Error) -> Result<()> {
@@ -90,6 +98,11 @@ impl Rules for WhatIsThere<'_> {
     }
 
     fn is_the_same_everywhere(&self) -> bool {
+        true
+    }
+
+    // What is lost is worse.
+    fn may_lose_fields(&self) -> bool {
         true
     }
 }

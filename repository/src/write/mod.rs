@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub use seal::Sealer;
+pub(crate) use seal::stream_opens_to;
 pub use tree::TreeWriter;
 
 use crate::budget::Shares;

@@ -85,7 +85,7 @@ impl Sealer {
 const PART: usize = 64 << 10;
 
 /// Whether a sealed zstd stream opens to a blob, without holding the plaintext.
-pub(super) fn stream_opens_to(key: &MasterKey, sealed: &[u8], id: BlobId, length: u64) -> bool {
+pub(crate) fn stream_opens_to(key: &MasterKey, sealed: &[u8], id: BlobId, length: u64) -> bool {
     use sha2::{Digest, Sha256};
     let Ok(opened) = key.open_reader(sealed) else { return false };
     let Ok(decoder) = zstd::stream::read::Decoder::new(opened) else { return false };

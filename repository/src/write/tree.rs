@@ -137,6 +137,15 @@ impl Write for Spill {
 }
 
 impl Writer {
+    /// Stores a large tree of another repository, as it was compressed there.
+    pub(crate) fn store_giant(&self, id: BlobId, compressed: &[u8], plain_len: u32) -> Result<bool> {
+        self.index.check_size(self.options.shares.index_bytes)?;
+        let mut payload = Vec::with_capacity(compressed.len() + OVERHEAD + 4096);
+        payload.resize(crate::crypto::NONCE, 0);
+        payload.extend_from_slice(compressed);
+        self.store_compressed_tree(id, payload, u64::from(plain_len))
+    }
+
     /// Stores a tree that was compressed as it came, in a pack of its own. `payload` begins with room for the nonce.
     fn store_compressed_tree(&self, id: BlobId, mut payload: Vec<u8>, plain_len: u64) -> Result<bool> {
         if self.index.claim(&id, BlobKind::Tree) == Claim::Known {

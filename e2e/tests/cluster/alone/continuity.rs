@@ -35,6 +35,21 @@ fn movers_and_controllers_come_and_go() {
     let after = scene.ends("drained", "Completed");
     assert_ne!(after["attempt"]["node"], json!(node), "{after:#}");
     cluster().kubectl().ok(&["uncordon", &node]);
+    // A mover is asked to end in the middle of its work: the next one, on another node, goes on from there.
+    let all = 512 << 20;
+    std::fs::write(volume.join("data/file"), random(all, 2)).unwrap();
+    let policy = scene.cluster.policy(&json!({"pod": {"memory": "128MiB", "resources": {"limits": {"cpu": "500m"}}}}));
+    scene.backup("moved", "data");
+    let status = scene.wait("moved", "some progress", |status| status["progress"]["bytesDone"].as_u64() > Some(1 << 20));
+    let node = status["attempt"]["node"].as_str().unwrap().to_owned();
+    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "100s", "--pod-selector", "estiba.dev/run"]);
+    let after = scene.ends("moved", "Completed");
+    assert_ne!(after["attempt"]["node"], json!(node), "{after:#}");
+    let (resumed, stored) = (after["result"]["bytesResumed"].as_u64().unwrap(), after["result"]["bytesStored"].as_u64().unwrap());
+    note(&format!("a mover went on after {} MiB of {}, and stored {} MiB", resumed >> 20, all >> 20, stored >> 20));
+    assert!(resumed > 1 << 20 && resumed + stored < all as u64 + all as u64 / 20, "{after:#}");
+    cluster().kubectl().ok(&["uncordon", &node]);
+    drop(policy);
     // Both controllers are killed while a mover works: it goes on, and is found again.
     let fault = slow();
     scene.backup("orphaned", "data");
@@ -53,7 +68,7 @@ fn movers_and_controllers_come_and_go() {
     drop(fault);
     let after = scene.ends("orphaned", "Completed");
     assert_eq!(after["attempts"], 1, "{after:#}");
-    assert_eq!(scene.stored().len(), 3, "no run made two snapshots");
+    assert_eq!(scene.stored().len(), 4, "no run made two snapshots");
     scene.restic().ok(&["check", "--read-data"]);
     scene.leaves_nothing();
 }

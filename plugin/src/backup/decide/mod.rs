@@ -116,6 +116,7 @@ impl BackupPass<'_> {
             snapshot_id: summary.snapshot_id.clone().unwrap_or_default(),
             bytes: counted(summary.total_bytes),
             bytes_stored: counted(summary.bytes_stored),
+            bytes_resumed: Some(summary.bytes_resumed).filter(|bytes| *bytes > 0),
             unreadable: counted(summary.errors),
         });
         self.run.complete(&match summary.errors {
