@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
-use e2e::program::{Program, mover};
+use e2e::program::{PASSWORD, Program, mover};
 use e2e::tree::{many, random};
 use tempfile::tempdir;
 
@@ -22,8 +22,7 @@ fn four_gibibytes_of_random_data() {
     let dir = tempdir().unwrap();
     let mover = mover(dir.path().join("repository"));
     mover.ok(&["init"]);
-    let timed =
-        Program::new("/usr/bin/time").env("MOVER_REPOSITORY", dir.path().join("repository")).env("MOVER_PASSWORD", e2e::program::PASSWORD);
+    let timed = Program::new("/usr/bin/time").env("MOVER_REPOSITORY", dir.path().join("repository")).env("MOVER_PASSWORD", PASSWORD);
     let path = e2e::program::built("mover");
     let args = ["-f", "peak %M", path.to_str().unwrap(), "backup", "--stdin", "--stdin-filename", "stream", "-q"];
     let mut child = timed.command(&args).stdin(Stdio::piped()).spawn().unwrap();
@@ -71,4 +70,12 @@ fn one_directory_of_five_hundred_thousand_entries() {
     assert_bounded("backup of 500,000 entries", &mover, &backup);
     assert_bounded("the same again", &mover, &backup);
     assert_bounded("restore of 500,000 entries", &mover, &["restore", "latest", dir.path().join("target").to_str().unwrap()]);
+    assert_bounded("check of 500,000 entries", &mover, &["check", "--read-data"]);
+    assert_bounded("rewrite of 500,000 entries", &mover, &["rewrite", "latest", "--exclude", "*-000100"]);
+    assert_bounded("prune of 500,000 entries", &mover, &["prune", "--max-unused", "0%"]);
+    let from = dir.path().join("repository");
+    let other = e2e::program::mover(dir.path().join("other")).env("MOVER_FROM_REPOSITORY", from).env("MOVER_FROM_PASSWORD", PASSWORD);
+    other.ok(&["init"]);
+    assert_bounded("copy of 500,000 entries", &other, &["copy"]);
+    other.ok(&["check", "--read-data"]);
 }
