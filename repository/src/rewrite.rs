@@ -34,13 +34,19 @@ pub trait Rules {
     ///
     /// # Errors
     /// What ends it all: the error itself, where nothing may be lost.
-    fn lose(&mut self, path: &[u8], error: Error) -> Result<()>;
+    fn lose(&mut self, _path: &[u8], error: Error) -> Result<()> {
+        Err(error)
+    }
 
     /// Whether what stays depends on nothing but the entry itself: then the same directory is looked at once.
-    fn is_the_same_everywhere(&self) -> bool;
+    fn is_the_same_everywhere(&self) -> bool {
+        false
+    }
 
     /// Whether fields of entries that are not known here may be lost, where something beside them is.
-    fn may_lose_fields(&self) -> bool;
+    fn may_lose_fields(&self) -> bool {
+        false
+    }
 }
 
 /// What became of a snapshot.

@@ -15,7 +15,7 @@ use repository::object::{ObjectKind, ObjectName};
 use repository::snapshots::Filter;
 use repository::store::Store;
 use repository::store::memory::MemoryStore;
-use repository::store::record::{Recording, after_crash};
+use repository::store::record::Recording;
 use repository::write::WriteMode;
 use repository::{Error, Repository};
 
@@ -91,26 +91,15 @@ fn whatever_a_crash_leaves_is_whole_and_the_next_one_goes_on() {
     let began = to.log().len();
     assert_eq!(copy(&from, &to, WriteMode::Store).unwrap().saved.len(), 2);
     let log = to.log();
-    let mut states = 0;
-    for events in began..=log.len() {
-        let mut seed = events as u64;
-        let mut coin = || {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            seed >> 63 == 1
-        };
-        let survivors: [&mut dyn FnMut(usize) -> bool; 3] = [&mut |_| false, &mut |_| true, &mut |_| coin()];
-        for survives in survivors {
-            let store = after_crash(&log, events, survives);
-            let found = common::errors(&common::open(Arc::new(store.clone())));
-            assert!(found.is_empty(), "after {events} of {} events: {found:?}", log.len());
-            states += 1;
-            unlock(&common::open(Arc::new(store.clone())), UnlockMode::All).unwrap();
-            let next = copy(&from, &store, WriteMode::Store).unwrap();
-            assert_eq!(next.saved.len() as u64 + next.known, 2, "after {events} events");
-            assert_eq!(common::errors(&common::open(Arc::new(store.clone()))), []);
-            assert_eq!(store.names(ObjectKind::Snapshot).unwrap().len(), 3);
-        }
-    }
+    let states = common::after_each_crash(&log, began, |events, store| {
+        let found = common::errors(&common::open(Arc::new(store.clone())));
+        assert!(found.is_empty(), "after {events} of {} events: {found:?}", log.len());
+        unlock(&common::open(Arc::new(store.clone())), UnlockMode::All).unwrap();
+        let next = copy(&from, &store, WriteMode::Store).unwrap();
+        assert_eq!(next.saved.len() as u64 + next.known, 2, "after {events} events");
+        assert_eq!(common::errors(&common::open(Arc::new(store.clone()))), []);
+        assert_eq!(store.names(ObjectKind::Snapshot).unwrap().len(), 3);
+    });
     assert!(states > 50, "only {states} states were looked at");
 }
 

@@ -62,24 +62,15 @@ fn packs_then_index_then_snapshot() {
 fn whatever_a_crash_leaves_every_visible_snapshot_is_whole() {
     let (_, log) = two_runs();
     let mut states = 0;
-    for events in 0..=log.len() {
-        let mut seed = events as u64;
-        let mut coin = || {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            seed >> 63 == 1
-        };
-        let survivors: [&mut dyn FnMut(usize) -> bool; 3] = [&mut |_| false, &mut |_| true, &mut |_| coin()];
-        for survives in survivors {
-            let store = after_crash(&log, events, survives);
-            if store.names(ObjectKind::Config).unwrap().is_empty() {
-                continue;
-            }
-            let repository = common::open(Arc::new(store.clone()));
-            let found = common::errors(&repository);
-            assert!(found.is_empty(), "after {events} of {} events: {found:?}", log.len());
-            states += 1;
+    common::after_each_crash(&log, 0, |events, store| {
+        if store.names(ObjectKind::Config).unwrap().is_empty() {
+            return;
         }
-    }
+        let repository = common::open(Arc::new(store.clone()));
+        let found = common::errors(&repository);
+        assert!(found.is_empty(), "after {events} of {} events: {found:?}", log.len());
+        states += 1;
+    });
     assert!(states > 150, "only {states} states were looked at");
 }
 

@@ -107,29 +107,18 @@ fn whatever_a_crash_leaves_is_whole_and_the_next_one_goes_on() {
     prune(&store, MaxUnused::Bytes(0)).unwrap();
     let log = store.log();
     let snapshots: BTreeSet<ObjectName> = store.inner().names(ObjectKind::Snapshot).unwrap().into_iter().collect();
-    let mut states = 0;
-    for events in began..=log.len() {
-        let mut seed = events as u64;
-        let mut coin = || {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            seed >> 63 == 1
-        };
-        let survivors: [&mut dyn FnMut(usize) -> bool; 3] = [&mut |_| false, &mut |_| true, &mut |_| coin()];
-        for survives in survivors {
-            let store = after_crash(&log, events, survives);
-            assert_eq!(store.names(ObjectKind::Snapshot).unwrap().into_iter().collect::<BTreeSet<_>>(), snapshots);
-            let found = common::errors(&common::open(Arc::new(store.clone())));
-            assert!(found.is_empty(), "after {events} of {} events: {found:?}", log.len());
-            states += 1;
-            store.age_all(STALE);
-            unlock(&common::open(Arc::new(store.clone())), UnlockMode::Stale).unwrap();
-            prune(&store, MaxUnused::Bytes(0)).unwrap();
-            let after = left_to_do(&store);
-            assert!(after.is_empty() && after.unused_blobs == 0, "after {events} events: {after:?}");
-            let found = common::findings(&common::open(Arc::new(store)));
-            assert!(found.is_empty(), "after {events} events and another prune: {found:?}");
-        }
-    }
+    let states = common::after_each_crash(&log, began, |events, store| {
+        assert_eq!(store.names(ObjectKind::Snapshot).unwrap().into_iter().collect::<BTreeSet<_>>(), snapshots);
+        let found = common::errors(&common::open(Arc::new(store.clone())));
+        assert!(found.is_empty(), "after {events} of {} events: {found:?}", log.len());
+        store.age_all(STALE);
+        unlock(&common::open(Arc::new(store.clone())), UnlockMode::Stale).unwrap();
+        prune(&store, MaxUnused::Bytes(0)).unwrap();
+        let after = left_to_do(&store);
+        assert!(after.is_empty() && after.unused_blobs == 0, "after {events} events: {after:?}");
+        let found = common::findings(&common::open(Arc::new(store)));
+        assert!(found.is_empty(), "after {events} events and another prune: {found:?}");
+    });
     assert!(states > 100, "only {states} states were looked at");
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use repository::check::Counts;
 use repository::compress::Compression;
 use repository::copy::{self, Watcher};
@@ -16,7 +15,6 @@ use repository::format::BlobKind;
 use repository::format::lock::LockMode;
 use repository::format::node::{Node, NodeKind};
 use repository::format::pack::PackedBlob;
-use repository::format::snapshot::{Snapshot, SnapshotTime};
 use repository::id::{BlobId, ObjectId};
 use repository::index::Index;
 use repository::lock::Lock;
@@ -40,22 +38,7 @@ fn save(store: &MemoryStore, make: impl FnOnce(&Writer) -> BlobId) -> ObjectId {
     let writer = Writer::start(&repository, &index, options).unwrap();
     let tree = make(&writer);
     let (committed, _) = writer.finish().unwrap();
-    let snapshot = Snapshot {
-        time: SnapshotTime(Timestamp::now()),
-        parent: None,
-        tree,
-        paths: vec!["/source".to_owned()],
-        hostname: "test-host".to_owned(),
-        username: String::new(),
-        uid: 0,
-        gid: 0,
-        excludes: Vec::new(),
-        tags: Vec::new(),
-        original: None,
-        program_version: String::new(),
-        summary: None,
-    };
-    let id = repository.save_snapshot(&snapshot, &committed).unwrap();
+    let id = repository.save_snapshot(&common::snapshot(tree), &committed).unwrap();
     lock.release().unwrap();
     id
 }
@@ -161,18 +144,6 @@ struct Without(&'static [u8]);
 impl Rules for Without {
     fn stays(&mut self, _: &[u8], node: &mut Node) -> repository::Result<bool> {
         Ok(node.name != self.0)
-    }
-
-    fn lose(&mut self, _: &[u8], error: Error) -> repository::Result<()> {
-        Err(error)
-    }
-
-    fn is_the_same_everywhere(&self) -> bool {
-        false
-    }
-
-    fn may_lose_fields(&self) -> bool {
-        false
     }
 }
 

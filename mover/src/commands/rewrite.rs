@@ -94,16 +94,4 @@ impl Rules for LeaveOut<'_> {
         }
         Ok(stays)
     }
-
-    fn lose(&mut self, _: &[u8], error: Error) -> repository::Result<()> {
-        Err(error)
-    }
-
-    fn is_the_same_everywhere(&self) -> bool {
-        false
-    }
-
-    fn may_lose_fields(&self) -> bool {
-        false
-    }
 }

@@ -23,6 +23,7 @@ use repository::lock::{Identity, Lock};
 use repository::object::ObjectName;
 use repository::store::Store;
 use repository::store::memory::MemoryStore;
+use repository::store::record::{Event, after_crash};
 use repository::store::retry::RetryPolicy;
 use repository::write::{TreeWriter, Verify, WriteMode, WriteOptions, Writer};
 
@@ -73,7 +74,15 @@ pub fn backup(repository: &Arc<Repository>, files: u64, seed: u64) -> repository
     root.push(&Node { mode: go_mode(NodeKind::Dir, 0o755), subtree: Some(subtree), ..Node::new(b"dir".to_vec(), NodeKind::Dir) })?;
     let (tree, _) = root.finish(&writer, &mut sealer)?;
     let (committed, _) = writer.finish()?;
-    let snapshot = Snapshot {
+    let snapshot = snapshot(tree);
+    let id = repository.save_snapshot(&snapshot, &committed)?;
+    lock.release()?;
+    Ok(id)
+}
+
+/// A snapshot of that tree, made now.
+pub fn snapshot(tree: BlobId) -> Snapshot {
+    Snapshot {
         time: SnapshotTime(Timestamp::now()),
         parent: None,
         tree,
@@ -87,10 +96,22 @@ pub fn backup(repository: &Arc<Repository>, files: u64, seed: u64) -> repository
         original: None,
         program_version: String::new(),
         summary: None,
-    };
-    let id = repository.save_snapshot(&snapshot, &committed)?;
-    lock.release()?;
-    Ok(id)
+    }
+}
+
+/// Every moment from an event on: of what was under way, nothing, everything, or any part may have arrived. How many states
+/// that were.
+pub fn after_each_crash(log: &[Event], from: usize, mut look: impl FnMut(usize, MemoryStore)) -> usize {
+    for events in from..=log.len() {
+        let mut seed = events as u64;
+        let mut coin = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed >> 63 == 1
+        };
+        let survivors: [&mut dyn FnMut(usize) -> bool; 3] = [&mut |_| false, &mut |_| true, &mut |_| coin()];
+        survivors.into_iter().for_each(|survives| look(events, after_crash(log, events, survives)));
+    }
+    (log.len() + 1 - from) * 3
 }
 
 /// Makes a repository with two runs in it.
