@@ -1,7 +1,7 @@
 //! Reads a tree, a block device or a stream into a repository, and writes it back. Knows no Kubernetes.
 //!
 //! ```text
-//! cli (arguments -> settings) -> commands -> backup | restore | check ..  -> repository
+//! cli (arguments -> settings) -> commands -> backup | restore | dump | check ..  -> repository
 //!                                              source (what is on the volume)
 //!                                   report  (all that is printed)
 //! ```
@@ -9,6 +9,7 @@
 mod backup;
 mod cli;
 mod commands;
+mod dump;
 mod report;
 mod restore;
 mod source;

@@ -124,6 +124,24 @@ impl Repository {
         }
     }
 
+    /// Gives a snapshot other tags: it is saved again with them, and then the old one is removed, so that one of them is there at
+    /// each moment. `all` are those that there are: what an interrupted run saved is not saved again.
+    ///
+    /// # Errors
+    /// Those of the store; [`Error::Refused`].
+    pub fn tag_snapshot(&self, old: &Stored, tags: Vec<String>, all: &[Stored]) -> Result<ObjectId> {
+        self.may_remove()?;
+        let original = old.snapshot.original.or(Some(old.id));
+        let tagged = Snapshot { tags, original, ..old.snapshot.clone() };
+        let id = match all.iter().find(|other| other.id != old.id && other.snapshot == tagged) {
+            Some(saved) => saved.id,
+            // All it needs is what the old one needs, and that is visible.
+            None => self.save_unpacked(ObjectKind::Snapshot, tagged.encode())?,
+        };
+        self.remove_snapshot(old.id)?;
+        Ok(id)
+    }
+
     /// Makes a snapshot visible. Law 1: only what [`Committed`] stands for, packs and index stored, may become visible.
     ///
     /// # Errors

@@ -57,6 +57,16 @@ pub enum Line {
     CopySummary(CopySummary),
     /// The end of what saves snapshots again.
     RewriteSummary(RewriteSummary),
+    /// The end of what gives snapshots other tags.
+    TagSummary(TagSummary),
+    /// One path that differs between two snapshots.
+    Difference(Difference),
+    /// The end of a comparison.
+    DiffSummary(DiffSummary),
+    /// The end of a search.
+    FindSummary(FindSummary),
+    /// What is stored, and for what.
+    StatsSummary(StatsSummary),
     /// Why the command failed.
     Error(Failure),
 }
@@ -405,6 +415,117 @@ pub struct RewriteSummary {
     pub forgotten: bool,
     /// True: nothing was changed.
     pub dry_run: bool,
+}
+
+/// What giving other tags did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagSummary {
+    /// Snapshots that were looked at.
+    pub snapshots: u64,
+    /// Old and new ids of those that have other tags now.
+    pub saved: Vec<(String, String)>,
+}
+
+/// One path that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Path as text; bytes that are not UTF-8 are escaped.
+    pub path: String,
+    /// How.
+    pub change: Change,
+    /// Bytes before, if it was there.
+    pub size_before: Option<u64>,
+    /// Bytes after, if it is still there.
+    pub size_after: Option<u64>,
+}
+
+/// How an entry differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// It was not there.
+    Added,
+    /// It is no longer there.
+    Removed,
+    /// Its content.
+    Content,
+    /// Its content, but neither its size nor its time.
+    ContentAlone,
+    /// Its kind.
+    Kind,
+    /// Mode, owner, times or attributes alone.
+    Metadata,
+}
+
+/// What differs between two snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffSummary {
+    /// The one before.
+    pub from: String,
+    /// The one after.
+    pub to: String,
+    /// What was not there.
+    pub added: Entries,
+    /// What is no longer there.
+    pub removed: Entries,
+    /// What was there and has other content, or is of another kind; its bytes after.
+    pub changed: Entries,
+    /// Entries whose mode, owner, times or attributes alone differ.
+    pub metadata: u64,
+}
+
+/// A number of entries of snapshots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entries {
+    /// Files.
+    pub files: u64,
+    /// Directories.
+    pub dirs: u64,
+    /// Links, devices, pipes and sockets.
+    pub others: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindSummary {
+    /// Snapshots that were looked through.
+    pub snapshots: u64,
+    /// Those in which something was found.
+    pub with_matches: u64,
+    /// Entries found, in all of them.
+    pub matches: u64,
+}
+
+/// What snapshots hold, and what that takes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatsSummary {
+    /// Snapshots that were counted.
+    pub snapshots: u64,
+    /// As if each were restored.
+    pub restored: Entries,
+    /// Their chunks, each once.
+    pub data: Blobs,
+    /// Their directories, each once.
+    pub trees: Blobs,
+    /// Blobs that they need and that are in no index.
+    pub blobs_lost: u64,
+    /// Packs in the index.
+    pub packs: u64,
+    /// Bytes of these, for these snapshots or others, or for none.
+    pub bytes_in_packs: u64,
+}
+
+/// Blobs, each counted once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blobs {
+    /// How many.
+    pub count: u64,
+    /// Bytes before they are compressed.
+    pub bytes: u64,
+    /// Bytes as stored.
+    pub bytes_stored: u64,
 }
 
 /// What a repair of the index did, or without `--apply` would do.

@@ -20,6 +20,7 @@ mod scan;
 mod store;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -392,6 +393,7 @@ fn snapshot(
         tags: request.tags.clone(),
         original: None,
         program_version: concat!("estiba ", env!("CARGO_PKG_VERSION")).to_owned(),
+        rest: BTreeMap::new(),
         summary: Some(Summary {
             backup_start: SnapshotTime(start),
             backup_end: SnapshotTime(repository.clock().now()),

@@ -1,42 +1,31 @@
 //! `mover dump`.
 
-use std::io::Write;
+use std::io::IsTerminal;
 
 use contract::ExitCode;
-use repository::error::Error;
-use repository::format::BlobKind;
-use repository::format::node::NodeKind;
-use repository::read::{BlobOpener, Trees};
 
 use super::{Opened, open};
 use crate::cli::args::Dump;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
-use crate::restore::find_node;
+use crate::dump::{self, Request};
+use crate::report::Output;
 
 pub(super) fn run(settings: &Settings, args: Dump) -> Result<ExitCode, CommandError> {
-    let Opened { repository, lock, stored: found, index } = open(settings, &args.snapshot, args.filter, None)?;
-    let trees = Trees::new(&repository, &index, settings.shares.tree_bytes);
-    let node = find_node(&trees, &found.snapshot, &args.path)?;
-    let (content, size) = match node {
-        Some(node) if node.kind == NodeKind::File => (node.content.unwrap_or_default(), node.size),
-        _ => return Err(CommandError::usage(format!("{} is not a file in snapshot {}", args.path.display(), found.id.short()))),
-    };
-    let mut opener = BlobOpener::new(&repository);
-    let mut out = std::io::stdout().lock();
-    let mut written = 0;
-    for id in content {
-        if settings.stop.is_stopped() {
-            return Err(Error::Stopped.into());
-        }
-        let plain = repository.read_blob(&index, &mut opener, &id, BlobKind::Data)?;
-        out.write_all(&plain)?;
-        written += plain.len() as u64;
+    if settings.report.output() == Output::Json {
+        return Err(CommandError::usage("--json goes with everything but dump: what it prints is the data"));
     }
-    out.flush()?;
-    if written != size {
-        return Err(CommandError::usage(format!("the snapshot says {size} bytes, and the file's content has {written}")));
+    let mut out = std::io::stdout();
+    if out.is_terminal() {
+        return Err(CommandError::Usage {
+            message: "what is dumped is not for a terminal".to_owned(),
+            hint: Some("say where it goes: `> FILE`, or `| tar -x -C DIRECTORY`"),
+        });
     }
+    let Opened { repository, lock, stored, index } = open(settings, &args.snapshot, args.latest)?;
+    let (report, path) = (&settings.report, args.path.as_deref());
+    let request = Request { snapshot: &stored.snapshot, path, shares: settings.shares };
+    report.during(|| dump::run(&repository, &index, &request, report, &mut out))?;
     lock.release()?;
-    Ok(ExitCode::Success)
+    Ok(if report.errors() > 0 { ExitCode::Incomplete } else { ExitCode::Success })
 }

@@ -3,7 +3,10 @@
 mod backup;
 mod check;
 mod copy;
+mod diff;
 mod dump;
+mod entry;
+mod find;
 mod forget;
 mod generate;
 mod init;
@@ -14,6 +17,8 @@ mod repair;
 mod restore;
 mod rewrite;
 mod snapshots;
+mod stats;
+mod tag;
 mod unlock;
 mod verify;
 
@@ -47,6 +52,9 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
         Command::Restore(args) => restore::run(settings, *args),
         Command::Snapshots(args) => snapshots::run(settings, args),
         Command::Ls(args) => ls::run(settings, args),
+        Command::Find(args) => find::run(settings, args),
+        Command::Diff(args) => diff::run(settings, args),
+        Command::Stats(args) => stats::run(settings, args),
         Command::Dump(args) => dump::run(settings, args),
         Command::Check(args) => check::run(settings, &args),
         Command::Verify(args) => verify::run(settings, args),
@@ -55,6 +63,7 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
         Command::Repair(args) => repair::run(settings, args.what),
         Command::Copy(args) => copy::run(settings, *args),
         Command::Rewrite(args) => rewrite::run(settings, args),
+        Command::Tag(args) => tag::run(settings, args),
         Command::Key(args) => key::run(settings, args.action),
         Command::Unlock(args) => unlock::run(settings, &args),
         Command::Completions { shell } => generate::completions(settings, shell),
@@ -66,23 +75,30 @@ fn filter(args: args::Filter, before: Option<TimePoint>) -> Filter {
     Filter { host: args.host, paths: args.paths, tags: args.tags, before: before.map(|time| time.0) }
 }
 
-/// A snapshot, what is needed to read it, and the lock that keeps that.
-struct Opened {
+/// One or more snapshots, what is needed to read them, and the lock that keeps that.
+struct Opened<T> {
     repository: Arc<Repository>,
     lock: Lock,
-    stored: Stored,
+    stored: T,
     index: Arc<Index>,
 }
 
 /// Opens `latest`, or the beginning of an id.
-fn open(settings: &Settings, wanted: &str, filter: args::Filter, before: Option<TimePoint>) -> Result<Opened, CommandError> {
-    if before.is_some() && wanted != LATEST {
+fn open(settings: &Settings, wanted: &str, latest: args::Latest) -> Result<Opened<Stored>, CommandError> {
+    if latest.before.is_some() && wanted != LATEST {
         return Err(CommandError::usage("--before goes with `latest`: an id is one point in time already"));
     }
-    let filter = self::filter(filter, before);
+    let filter = filter(latest.filter, latest.before);
+    open_with(settings, |repository| repository.find_snapshot(wanted, &filter))
+}
+
+fn open_with<T: Send>(
+    settings: &Settings,
+    find: impl Fn(&Repository) -> repository::Result<T> + Sync,
+) -> Result<Opened<T>, CommandError> {
     let repository = settings.open()?;
     // Snapshots before the index: what they need was stored before them.
-    let read = || Ok((repository.find_snapshot(wanted, &filter)?, Arc::new(Index::load(&repository, settings.shares.index_bytes)?)));
+    let read = || Ok((find(&repository)?, Arc::new(Index::load(&repository, settings.shares.index_bytes)?)));
     let (lock, (stored, index)) = Lock::acquire_and(&repository, LockMode::Shared, settings.retry_lock, read)?;
     Ok(Opened { repository, lock, stored, index })
 }

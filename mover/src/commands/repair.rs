@@ -12,7 +12,7 @@ use repository::lock::Lock;
 use repository::object::ObjectName;
 use repository::repair::{self, Mode, index, packs};
 
-use super::rewrite;
+use super::{rewrite, snapshots};
 use crate::cli::args::RepairWhat;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -102,7 +102,7 @@ fn of_packs(settings: &Settings, wanted: &[String], mode: Mode) -> Result<ExitCo
 fn of_snapshots(settings: &Settings, wanted: &[String], mode: Mode, forget: bool) -> Result<ExitCode, CommandError> {
     let repository = settings.open()?;
     let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
-    let all = rewrite::chosen(&repository, wanted, &repository::snapshots::Filter::default())?;
+    let all = snapshots::chosen(&repository, wanted, &repository::snapshots::Filter::default())?;
     let (report, left_out) = (&settings.report, AtomicU64::new(0));
     let on_lost = |snapshot: &repository::id::ObjectId, path: &[u8], why: &str| {
         left_out.fetch_add(1, Ordering::Relaxed);

@@ -18,7 +18,7 @@ pub(super) fn run(settings: &Settings, args: Restore) -> Result<ExitCode, Comman
     let (wanted, subpath) = split(&args.snapshot);
     let includes = Excludes::new(args.includes).map_err(CommandError::usage)?;
     let excludes = Excludes::new(args.excludes).map_err(CommandError::usage)?;
-    let Opened { repository, lock, stored: Stored { id, snapshot }, index } = open(settings, wanted, args.filter, args.before)?;
+    let Opened { repository, lock, stored: Stored { id, snapshot }, index } = open(settings, wanted, args.latest)?;
     let request = Request {
         snapshot,
         subpath,

@@ -12,11 +12,11 @@ use repository::id::ObjectId;
 use repository::index::Index;
 use repository::lock::Lock;
 use repository::rewrite::{Outcome, Rewriter, Rules};
-use repository::snapshots::{self, Filter, Stored};
 use repository::write::WriteMode;
 use repository::{Error, Repository};
 
 use super::filter;
+use super::snapshots::chosen;
 use crate::cli::args::Rewrite;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -58,16 +58,6 @@ pub(super) fn run(settings: &Settings, args: Rewrite) -> Result<ExitCode, Comman
     };
     report.last(&Line::RewriteSummary(summary), || format!("{what}; {done}"))?;
     Ok(ExitCode::Success)
-}
-
-/// Those that were named, or all that the filter lets through.
-pub(super) fn chosen(repository: &Repository, wanted: &[String], filter: &Filter) -> Result<Vec<Stored>, CommandError> {
-    let mut all = repository.snapshots(filter)?;
-    if !wanted.is_empty() {
-        let ids = wanted.iter().map(|wanted| snapshots::find(&all, wanted)).collect::<repository::Result<Vec<ObjectId>>>()?;
-        all.retain(|stored| ids.contains(&stored.id));
-    }
-    Ok(all)
 }
 
 /// Removes the old ones, if that is wanted: what took their places is saved by now.

@@ -3,9 +3,11 @@
 use std::fmt::Write;
 
 use contract::ExitCode;
+use repository::Repository;
 use repository::format::lock::LockMode;
+use repository::id::ObjectId;
 use repository::lock::Lock;
-use repository::snapshots::Stored;
+use repository::snapshots::{self, Filter, Stored};
 
 use super::{filter, shown_time};
 use crate::cli::args::Snapshots;
@@ -41,6 +43,16 @@ pub(super) fn run(settings: &Settings, args: Snapshots) -> Result<ExitCode, Comm
     }
     settings.report.print(&text)?;
     Ok(ExitCode::Success)
+}
+
+/// Those that were named, or all that the filter lets through; oldest first.
+pub(super) fn chosen(repository: &Repository, wanted: &[String], filter: &Filter) -> repository::Result<Vec<Stored>> {
+    let mut all = repository.snapshots(filter)?;
+    if !wanted.is_empty() {
+        let ids = wanted.iter().map(|wanted| snapshots::find(&all, wanted)).collect::<repository::Result<Vec<ObjectId>>>()?;
+        all.retain(|stored| ids.contains(&stored.id));
+    }
+    Ok(all)
 }
 
 /// A snapshot as one object.

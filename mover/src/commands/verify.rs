@@ -16,7 +16,7 @@ use crate::source::exclude::Excludes;
 
 pub(super) fn run(settings: &Settings, args: Verify) -> Result<ExitCode, CommandError> {
     let (wanted, subpath) = split(&args.snapshot);
-    let Opened { repository, lock, stored: Stored { id, snapshot }, index } = open(settings, wanted, args.filter, args.before)?;
+    let Opened { repository, lock, stored: Stored { id, snapshot }, index } = open(settings, wanted, args.latest)?;
     let request = Request {
         snapshot,
         subpath,

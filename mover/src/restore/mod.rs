@@ -145,7 +145,7 @@ pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Re
     {
         report.progress().set_totals(totals.total_files_processed, totals.total_bytes_processed);
     }
-    match find_root(&context)? {
+    match find_root(&trees, &request.snapshot, request.subpath.as_deref())? {
         Found::Dir { tree, node } => into_directory(&context, &tree, node.as_deref())?,
         Found::File(node) => file(&context, *node)?,
     }
@@ -153,18 +153,17 @@ pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Re
 }
 
 /// What is restored: the contents of a directory, or one file.
-enum Found {
+pub(crate) enum Found {
     Dir { tree: BlobId, node: Option<Box<Node>> },
     File(Box<Node>),
 }
 
 /// Follows the path that was asked for; without one, the path of a snapshot that has only one.
-fn find_root(context: &Context<'_>) -> Result<Found> {
-    let snapshot = &context.request.snapshot;
+pub(crate) fn find_root(trees: &Trees, snapshot: &Snapshot, path: Option<&Path>) -> Result<Found> {
     let whole = Found::Dir { tree: snapshot.tree, node: None };
-    match (&context.request.subpath, snapshot.paths.as_slice()) {
-        (Some(path), _) => find(context.trees, snapshot, path),
-        (None, [only]) => match find(context.trees, snapshot, Path::new(only)) {
+    match (path, snapshot.paths.as_slice()) {
+        (Some(path), _) => find(trees, snapshot, path),
+        (None, [only]) => match find(trees, snapshot, Path::new(only)) {
             // Other programs may hang their sources elsewhere.
             Err(Error::NoSuchSnapshot { .. }) => Ok(whole),
             found => found,

@@ -1,5 +1,7 @@
 //! `snapshots/<id>`: what was saved, when, from where.
 
+use std::collections::BTreeMap;
+
 use jiff::{Timestamp, Zoned};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +47,9 @@ pub struct Snapshot {
     /// What the run counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
+    /// What other programs say beside: kept when it is written again.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, serde_json::Value>,
 }
 
 /// What a backup run counted.
@@ -152,5 +157,6 @@ mod tests {
         let snapshot = Snapshot::decode(json.as_bytes()).unwrap();
         assert_eq!(snapshot.time.0.to_string(), "2020-01-01T08:00:00.123456789Z");
         assert!(snapshot.tags.is_empty());
+        assert!(snapshot.encode().ends_with(br#""future":1}"#), "what is not known here is kept");
     }
 }

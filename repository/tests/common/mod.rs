@@ -1,6 +1,7 @@
 //! A repository in memory and small snapshots in it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -96,6 +97,7 @@ pub fn snapshot(tree: BlobId) -> Snapshot {
         original: None,
         program_version: String::new(),
         summary: None,
+        rest: BTreeMap::new(),
     }
 }
 

@@ -172,6 +172,35 @@ pub(crate) struct Rewrite {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Each is saved again with its new tags, and the old one is removed: its id changes, its first id is kept as `original`.\nestiba:incomplete stays unless --remove names it: it keeps a snapshot that lacks items from displacing a complete one.\n\nExample:\n  mover tag --add before-upgrade latest"
+)]
+pub(crate) struct Tag {
+    /// Only these [default: all that the filters let through]
+    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["host", "paths", "tags"])]
+    pub(crate) snapshots: Vec<String>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+    #[command(flatten)]
+    pub(crate) change: TagChange,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Change")]
+#[group(id = "change", required = true, multiple = true)]
+pub(crate) struct TagChange {
+    /// These instead of what there is; an empty text takes all away
+    #[arg(long, value_name = "TAG", value_delimiter = ',', conflicts_with_all = ["add", "remove"])]
+    pub(crate) set: Option<Vec<String>>,
+    /// These too
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    pub(crate) add: Vec<String>,
+    /// Not these
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    pub(crate) remove: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Key {
     #[command(subcommand)]
     pub(crate) action: KeyAction,

@@ -1,5 +1,6 @@
 //! What can be typed. The doc comments are the help texts.
 
+mod look;
 mod maintenance;
 
 use std::path::PathBuf;
@@ -7,7 +8,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-pub(crate) use self::maintenance::{Check, Forget, GroupKey, Keep, Key, KeyAction, Prune, Repair, RepairWhat, Rewrite, Unlock};
+pub(crate) use self::look::{Diff, Dump, Find, Ls, Snapshots, Stats, Verify};
+pub(crate) use self::maintenance::{
+    Check, Forget, GroupKey, Keep, Key, KeyAction, Prune, Repair, RepairWhat, Rewrite, Tag, TagChange, Unlock,
+};
 use super::values::{Bytes, Rate, Span, TimePoint};
 
 /// Backs up directories, block devices and streams into a deduplicating, encrypted repository, and restores them
@@ -114,7 +118,13 @@ pub(crate) enum Command {
     Snapshots(Snapshots),
     /// List what a snapshot holds
     Ls(Ls),
-    /// Write one file of a snapshot to standard output
+    /// Look for files in snapshots, the newest first
+    Find(Find),
+    /// Say what differs between two snapshots
+    Diff(Diff),
+    /// Say how much is stored, and for what
+    Stats(Stats),
+    /// Write a file of a snapshot to standard output, or a directory as a tar archive
     Dump(Dump),
     /// Look for damage
     Check(Check),
@@ -130,6 +140,8 @@ pub(crate) enum Command {
     Copy(Box<Copy>),
     /// Save snapshots again with some of their files left out
     Rewrite(Rewrite),
+    /// Give snapshots other tags
+    Tag(Tag),
     /// List, add, remove and change passwords
     Key(Key),
     /// Remove locks that were left behind
@@ -244,17 +256,24 @@ pub(crate) struct Filter {
     pub(crate) tags: Vec<String>,
 }
 
+/// Which is meant by `latest`.
+#[derive(Debug, Args)]
+pub(crate) struct Latest {
+    /// With `latest`: the newest that is not younger than this, for instance 2h or 2026-11-20T12:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub(crate) before: Option<TimePoint>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Restore {
     /// `latest`, or the first digits of an id; SNAPSHOT:PATH for a part of it
     pub(crate) snapshot: String,
     /// Directory or block device to write to
     pub(crate) target: PathBuf,
-    /// With `latest`: the newest that is not younger than this, for instance 2h or 2026-11-20T12:00:00Z
-    #[arg(long, value_name = "TIME")]
-    pub(crate) before: Option<TimePoint>,
     #[command(flatten)]
-    pub(crate) filter: Filter,
+    pub(crate) latest: Latest,
     /// Restore only what matches
     #[arg(short, long = "include", value_name = "PATTERN")]
     pub(crate) includes: Vec<String>,
@@ -283,67 +302,6 @@ pub(crate) enum OverwriteMode {
     IfChanged,
     /// Keep them all
     Never,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Snapshots {
-    #[command(flatten)]
-    pub(crate) filter: Filter,
-    /// Only snapshots that are not younger than this
-    #[arg(long, value_name = "TIME")]
-    pub(crate) before: Option<TimePoint>,
-    /// Leave out so many of the newest: those that were listed before
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) skip: usize,
-    /// Only so many of the newest
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<usize>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Ls {
-    /// `latest`, or the first digits of an id
-    pub(crate) snapshot: String,
-    /// Directory or file to list
-    pub(crate) path: Option<PathBuf>,
-    /// With `latest`: the newest that is not younger than this, for instance 2h or 2026-11-20T12:00:00Z
-    #[arg(long, value_name = "TIME")]
-    pub(crate) before: Option<TimePoint>,
-    #[command(flatten)]
-    pub(crate) filter: Filter,
-    /// Modes, owners, sizes and times too
-    #[arg(short, long)]
-    pub(crate) long: bool,
-    /// Levels below PATH [default: all]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) depth: Option<u32>,
-    /// Leave out so many entries: those that were listed before
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) skip: u64,
-    /// So many entries at most
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<u64>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Dump {
-    /// `latest`, or the first digits of an id
-    pub(crate) snapshot: String,
-    /// File to write out
-    pub(crate) path: PathBuf,
-    #[command(flatten)]
-    pub(crate) filter: Filter,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Verify {
-    /// `latest`, or the first digits of an id; SNAPSHOT:PATH for a part of it
-    pub(crate) snapshot: String,
-    /// With `latest`: the newest that is not younger than this, for instance 2h or 2026-11-20T12:00:00Z
-    #[arg(long, value_name = "TIME")]
-    pub(crate) before: Option<TimePoint>,
-    #[command(flatten)]
-    pub(crate) filter: Filter,
 }
 
 #[derive(Debug, Args)]
