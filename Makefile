@@ -1,7 +1,7 @@
 # Two commands do everything: `make try` shows what mover does, `make test` runs all tests.
 DIR ?= .
 
-.PHONY: build programs try test docs crds image cluster cluster-down bench bench-gate fuzz nightly
+.PHONY: build programs try test docs crds image cluster cluster-down bench bench-gate soak fuzz nightly
 
 # Leaves target/release/mover.
 build:
@@ -45,6 +45,13 @@ bench: build
 # How soon a free slot is used again, on the cluster of `make cluster`.
 bench-gate:
 	ESTIBA_E2E_BIN=$$(e2e/tools/setup.sh) cargo test --release --locked --package e2e --features cluster --test cluster -- --ignored --nocapture fifty
+
+# Many clients at once do what comes, for SECONDS, by SEED.
+SECONDS ?= 600
+SEED ?= 1
+soak: build
+	ESTIBA_E2E_BIN=$$(e2e/tools/setup.sh) ESTIBA_SOAK_SECONDS=$(SECONDS) ESTIBA_SOAK_SEED=$(SEED) \
+		cargo test --release --locked --package e2e --test soak -- --nocapture
 
 # Every decoder, a minute each.
 fuzz:

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc, clippy::must_use_candidate)]
 
 pub mod cluster;
+pub mod dice;
 pub mod grants;
 pub mod minio;
 pub mod place;

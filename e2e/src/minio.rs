@@ -92,6 +92,16 @@ impl Minio {
         format!("s3:{}/bucket/{prefix}", self.endpoint())
     }
 
+    /// How many objects there are below a path.
+    pub fn objects(&self, path: &str) -> usize {
+        fn count(folder: &Path) -> usize {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+            // An object is a folder with its metadata in it.
+            entries.map(|path| if path.join("xl.meta").exists() { 1 } else { count(&path) }).sum()
+        }
+        count(&self.data.path().join("bucket").join(path))
+    }
+
     /// `mover` on a repository here.
     pub fn mover(&self, prefix: &str) -> Program {
         credentials(mover(self.location(prefix)))

@@ -100,6 +100,25 @@ impl Drop for Mounted {
     }
 }
 
+/// A loop device; detached with the test.
+#[derive(Debug)]
+pub struct Loop(pub String);
+
+impl Loop {
+    /// Attaches an image.
+    pub fn new(image: &Path) -> Self {
+        let done = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        Self(String::from_utf8(done.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
 /// How many objects a local repository's folder holds. What is still being written has another name, with us as with restic: it does not
 /// count, nobody sees it yet.
 pub fn objects(folder: &Path) -> usize {

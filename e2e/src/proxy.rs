@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::dice::Dice;
+
 /// What happens to the next request that it fits.
 #[derive(Debug, Clone)]
 pub enum Fault {
@@ -31,6 +33,8 @@ struct Shared {
     met: AtomicUsize,
     ended: AtomicBool,
     heads: Mutex<Vec<String>>,
+    /// Any request may meet a fault: so many of a thousand do.
+    chance: Mutex<Option<(Dice, u64)>>,
 }
 
 impl Proxy {
@@ -61,6 +65,11 @@ impl Proxy {
         *self.shared.faults.lock().unwrap() = faults.iter().rev().cloned().collect();
     }
 
+    /// From now on so many requests of a thousand meet a fault, by a seed.
+    pub fn chance(&self, seed: u64, in_thousand: u64) {
+        *self.shared.chance.lock().unwrap() = Some((Dice(seed), in_thousand));
+    }
+
     /// How many requests met a fault.
     pub fn met(&self) -> usize {
         self.shared.met.load(Ordering::SeqCst)
@@ -80,6 +89,29 @@ impl Drop for Proxy {
 }
 
 impl Shared {
+    /// What chance has for a request.
+    fn roll(&self) -> Chance {
+        let mut chance = self.chance.lock().unwrap();
+        let Some((dice, in_thousand)) = chance.as_mut() else { return Chance::Nothing };
+        if !dice.in_thousand(*in_thousand) {
+            return Chance::Nothing;
+        }
+        self.met.fetch_add(1, Ordering::SeqCst);
+        let (bytes, millis) = (dice.below(100_000) as usize, dice.below(400));
+        let slow_down =
+            Fault::Answer("503 Slow Down", "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>");
+        let internal = Fault::Answer("500 Internal Server Error", "<Error><Code>InternalError</Code><Message>Try again.</Message></Error>");
+        match dice.below(6) {
+            0 => Chance::Meet(slow_down),
+            1 => Chance::Meet(internal),
+            2 => Chance::Delay(Duration::from_millis(millis)),
+            3 => Chance::Lose,
+            // The request is worked on, and the answer is lost.
+            4 => Chance::Meet(Fault::CutAfter(0)),
+            _ => Chance::Meet(Fault::CutAfter(bytes)),
+        }
+    }
+
     /// The next fault, when `fits` says so.
     fn take(&self, fits: impl Fn(&Fault) -> bool) -> Option<Fault> {
         let mut faults = self.faults.lock().unwrap();
@@ -90,22 +122,39 @@ impl Shared {
     }
 }
 
+/// What chance does to a request.
+enum Chance {
+    Nothing,
+    Delay(Duration),
+    /// It never arrives.
+    Lose,
+    Meet(Fault),
+}
+
 /// Clients wait for an answer before they ask again, so what comes down belongs to the last request.
 fn connection(client: &TcpStream, server: SocketAddr, shared: &Shared) {
     let Ok(upstream) = TcpStream::connect(server) else { return };
     let answered = AtomicUsize::new(0);
+    // Of chance, for what comes down on this connection.
+    let cut = Mutex::new(None);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let _ = requests(client, &upstream, shared, &answered);
+            let _ = requests(client, &upstream, shared, &answered, &cut);
             let _ = upstream.shutdown(Shutdown::Both);
         });
-        answers(&upstream, client, shared, &answered);
+        answers(&upstream, client, shared, &answered, &cut);
         let _ = client.shutdown(Shutdown::Both);
         let _ = upstream.shutdown(Shutdown::Both);
     });
 }
 
-fn requests(client: &TcpStream, mut server: &TcpStream, shared: &Shared, answered: &AtomicUsize) -> std::io::Result<()> {
+fn requests(
+    client: &TcpStream,
+    mut server: &TcpStream,
+    shared: &Shared,
+    answered: &AtomicUsize,
+    cut: &Mutex<Option<Fault>>,
+) -> std::io::Result<()> {
     let mut reader = BufReader::with_capacity(64 << 10, client);
     loop {
         let (mut head, mut length) = (String::new(), 0);
@@ -120,21 +169,36 @@ fn requests(client: &TcpStream, mut server: &TcpStream, shared: &Shared, answere
         }
         shared.heads.lock().unwrap().push(head.clone());
         answered.store(0, Ordering::SeqCst);
-        if let Some(Fault::Answer(status, body)) = shared.take(|fault| matches!(fault, Fault::Answer(..))) {
+        let by_chance = match shared.roll() {
+            Chance::Nothing => None,
+            Chance::Lose => return Ok(()),
+            Chance::Delay(time) => {
+                std::thread::sleep(time);
+                None
+            }
+            Chance::Meet(fault) => Some(fault),
+        };
+        let (answer_at_once, cut_later) = match by_chance {
+            Some(Fault::Answer(status, body)) => (Some(Fault::Answer(status, body)), None),
+            cut => (shared.take(|fault| matches!(fault, Fault::Answer(..))), cut),
+        };
+        if let Some(Fault::Answer(status, body)) = answer_at_once {
             std::io::copy(&mut reader.take(length), &mut std::io::sink())?;
             return answer(client, status, body);
         }
+        *cut.lock().unwrap() = cut_later;
         server.write_all(head.as_bytes())?;
         std::io::copy(&mut reader.by_ref().take(length), &mut server)?;
     }
 }
 
-fn answers(mut server: &TcpStream, mut client: &TcpStream, shared: &Shared, answered: &AtomicUsize) {
+fn answers(mut server: &TcpStream, mut client: &TcpStream, shared: &Shared, answered: &AtomicUsize, cut: &Mutex<Option<Fault>>) {
     let mut part = vec![0; 64 << 10];
     while let Ok(read @ 1..) = server.read(&mut part) {
         let before = answered.fetch_add(read, Ordering::SeqCst);
-        let fault = shared
-            .take(|fault| matches!(fault, Fault::CutAfter(bytes) | Fault::StallAfter(bytes) if before + read > *bytes && before <= *bytes));
+        let fits = |fault: &Fault| matches!(fault, Fault::CutAfter(bytes) | Fault::StallAfter(bytes) if before + read > *bytes && before <= *bytes);
+        let by_chance = cut.lock().unwrap().take_if(|fault| fits(fault));
+        let fault = by_chance.or_else(|| shared.take(fits));
         let Some(Fault::CutAfter(bytes) | Fault::StallAfter(bytes)) = fault else {
             if client.write_all(&part[..read]).is_err() {
                 return;

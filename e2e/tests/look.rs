@@ -114,7 +114,8 @@ fn what_is_stored_is_counted_as_restic_counts_it() {
     place.file("source/large", &random(5 << 20, 1));
     place.file("source/again", &random(5 << 20, 1));
     place.mover.ok(&["backup", &place.text("source"), "--as", "/shop/data", "--tag", "third"]);
-    let stock = |mode: &str, args: &[&str]| restic(RESTICS[1], place.text("repository")).ok(&[&["stats", "--json", "--mode", mode], args].concat());
+    let stock =
+        |mode: &str, args: &[&str]| restic(RESTICS[1], place.text("repository")).ok(&[&["stats", "--json", "--mode", mode], args].concat());
     for chosen in [&[][..], &["latest"]] {
         let ours = place.mover.ok(&[&["--json", "stats"], chosen].concat());
         let raw = stock("raw-data", chosen);
@@ -211,7 +212,8 @@ fn what_is_lost_is_not_dumped_as_if_it_were_there() {
     place.mover.ok(&["backup", &place.text("source"), "--as", "/data"]);
     let packs = |place: &Place| {
         let folders = fs::read_dir(place.path("repository/data")).unwrap();
-        let mut packs: Vec<_> = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap()).map(|pack| pack.unwrap().path()).collect();
+        let mut packs: Vec<_> =
+            folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap()).map(|pack| pack.unwrap().path()).collect();
         packs.sort_by_key(|pack| fs::metadata(pack).unwrap().len());
         packs
     };

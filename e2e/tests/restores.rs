@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::place::{Place, as_nobody, assert_refused};
+use e2e::place::{Loop, Place, as_nobody, assert_refused};
 use e2e::program::mover;
 use e2e::tree::{assert_same, difficult, manifest, many, random, set_mtime};
 use serde_json::json;
@@ -151,23 +151,6 @@ fn block_images_streams_and_what_stays_the_same() {
     assert_eq!(dry.json("snapshot_id"), serde_json::Value::Null);
     assert_eq!(place.snapshots(), 2);
     place.is_sound();
-}
-
-/// A loop device; detached with the test.
-struct Loop(String);
-
-impl Loop {
-    fn new(image: &Path) -> Self {
-        let done = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        Self(String::from_utf8(done.stdout).unwrap().trim().to_owned())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
-    }
 }
 
 #[test]

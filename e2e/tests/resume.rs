@@ -198,3 +198,55 @@ fn without_time_to_keep_anything_it_stops_as_ever() {
     assert_refused(&place.mover.run(&["backup", "--stdin", "--stdin-filename", "x", "--source-id", "y"]), 1, "cannot be used with");
     place.is_sound();
 }
+
+#[test]
+fn killed_it_loses_no_more_than_since_the_last_record() {
+    let place = source();
+    let args = ["backup", &place.text("source"), "--as", "/shop/data", "--source-id", "snapshot-1", "--record-every", "1s"];
+    let mut running = slow(&place).start_unheard(&args);
+    let mut records = std::collections::BTreeSet::new();
+    e2e::eventually("some records", || {
+        let record = fs::read_dir(place.path(RECORDS)).into_iter().flatten().map(|entry| entry.unwrap().path()).find(|path| path.is_file());
+        records.extend(record.and_then(|path| fs::metadata(path).ok()).and_then(|meta| meta.modified().ok()));
+        records.len() >= 4
+    });
+    running.signal(Signal::KILL);
+    running.wait();
+    place.mover.ok(&["unlock", "--remove-all"]);
+    place.is_sound();
+    let stored: u64 = packs(&place).iter().map(|pack| fs::metadata(pack).unwrap().len()).sum();
+    let ran = place.mover.ok(&[&["--json"], &args[..]].concat());
+    let (total, resumed) = (number(&ran, "total_bytes"), number(&ran, "bytes_resumed"));
+    // In a second 12 MiB are sent; as much may wait in memory.
+    assert!(resumed > 20 << 20 && resumed + (40 << 20) > stored, "{resumed} of {stored} stored");
+    let again = number(&ran, "bytes_read") + resumed - total;
+    assert!(again <= 2 * (8 << 20) * 4, "{again} bytes were read again: {ran:?}");
+    is_as_if_undisturbed(&place, &ran);
+}
+
+#[test]
+fn records_on_the_way_change_nothing() {
+    let place = source();
+    let args = ["backup", &place.text("source"), "--as", "/shop/data", "--source-id", "snapshot-1", "--record-every", "1s"];
+    let ran = place.mover.clone().arg("--limit-upload").arg("30MiB").arg("--json").ok(&args);
+    let (total, read) = (number(&ran, "total_bytes"), number(&ran, "bytes_read"));
+    assert!(read > total && read < total + total / 2, "{read} of {total} were read");
+    assert_eq!((number(&ran, "bytes_resumed"), number(&ran, "files_changed"), number(&ran, "errors")), (0, 0, 0), "{ran:?}");
+    let done: Vec<u64> = ran.lines("status").iter().map(|status| status["bytes_done"].as_u64().unwrap()).collect();
+    assert!(done.is_sorted() && done.iter().all(|done| *done <= total), "{done:?} of {total}");
+    let whole = is_as_if_undisturbed(&place, &ran);
+    assert_eq!(number(&ran, "files_new"), number(&whole, "total_files"));
+    assert!(number(&ran, "bytes_added") < total + total / 50, "{ran:?}");
+    assert_eq!(objects(&place.path(RECORDS)), 0);
+}
+
+/// The same tree, of the same blobs; it restores.
+fn is_as_if_undisturbed(place: &Place, ran: &Ran) -> Ran {
+    let whole = place.mover.ok(&["--json", "backup", &place.text("source"), "--as", "/shop/data", "--parent", "none"]);
+    assert_eq!((whole.json("tree_id"), whole.json("data_blobs")), (ran.json("tree_id"), 0.into()));
+    assert_eq!((whole.json("total_bytes"), whole.json("total_files")), (ran.json("total_bytes"), ran.json("total_files")));
+    place.is_sound();
+    place.mover.ok(&["restore", "latest", &place.text("target")]);
+    assert_same(&place.path("source"), &place.path("target"));
+    whole
+}

@@ -260,6 +260,15 @@ pub struct RestoreSummary {
     pub others_restored: u64,
     /// Bytes of files written.
     pub bytes_restored: u64,
+    /// Bytes of files that differed elsewhere: they were there already.
+    #[serde(default)]
+    pub bytes_in_place: u64,
+    /// Entries that the snapshot does not have, and that were removed.
+    #[serde(default)]
+    pub deleted: u64,
+    /// Such entries that stayed because of errors; each counted without what is in it.
+    #[serde(default)]
+    pub extras_kept: u64,
     /// Bytes of packs to fetch.
     pub bytes_to_fetch: u64,
     /// Requests for packs.

@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use contract::Severity;
 use repository::budget::{BufferPool, Shares};
@@ -103,7 +104,9 @@ pub(crate) enum Unchanged {
 pub(crate) struct Resume {
     pub(crate) source: Source,
     /// How long it may take to keep what is done.
-    pub(crate) grace: std::time::Duration,
+    pub(crate) grace: Duration,
+    /// How often what is done is kept, so that a run that is killed loses no more than this.
+    pub(crate) every: Duration,
 }
 
 /// A backup to be made.
@@ -126,7 +129,7 @@ pub(crate) struct Request {
     pub(crate) compression: Compression,
     pub(crate) verify: Verify,
     pub(crate) shares: Shares,
-    pub(crate) retry_lock: std::time::Duration,
+    pub(crate) retry_lock: Duration,
 }
 
 /// What was counted.
@@ -170,8 +173,12 @@ struct Context<'a> {
     parent_start: Option<jiff::Timestamp>,
     failure: Mutex<Option<Error>>,
     failed: AtomicBool,
-    /// Something was left for the next run.
+    /// Something was left for the next run, or lap.
     is_cut: AtomicBool,
+    /// When what is done is to be kept.
+    lap_ends: Option<Instant>,
+    /// It is time for that.
+    lap_is_over: AtomicBool,
 }
 
 impl Context<'_> {
@@ -181,9 +188,21 @@ impl Context<'_> {
         self.failed.store(true, Ordering::SeqCst);
     }
 
+    /// Whether what is done is to be kept now: for the next run, or for this one to go on from.
+    fn is_paused(&self) -> bool {
+        if self.repository.stop().is_paused() || self.lap_is_over.load(Ordering::Relaxed) {
+            return true;
+        }
+        let is_over = self.lap_ends.is_some_and(|end| Instant::now() >= end);
+        if is_over {
+            self.lap_is_over.store(true, Ordering::Relaxed);
+        }
+        is_over
+    }
+
     /// Whether to come to an end: whoever asks leaves out what is still to do.
     fn is_cut(&self) -> bool {
-        let is_paused = self.repository.stop().is_paused();
+        let is_paused = self.is_paused();
         if is_paused {
             self.is_cut.store(true, Ordering::Relaxed);
         }
@@ -230,7 +249,17 @@ pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Repo
     if let Found::Useless(why) = &done {
         report.item(Path::new("resume record"), &format!("{why}: all is done from the start"), Severity::Warning);
     }
-    let outcome = save(repository, &index, request, report, start, (parent, &done))?;
+    let (mut done, mut laps) = (done, Laps::default());
+    let outcome = loop {
+        match save(repository, &index, request, report, start, (parent.as_ref(), &done), &laps)? {
+            Lap::Last(outcome) => break *outcome,
+            Lap::Kept { tree, counts, added } => {
+                laps.add(&counts, &added);
+                report.progress().again();
+                done = Found::Tree(tree);
+            }
+        }
+    };
     if done != Found::Nothing
         && let Some(Resume { source, .. }) = &request.resume
         && let Err(error) = repository.remove_resume(source)
@@ -242,6 +271,41 @@ pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Repo
         release(lock, report);
     }
     Ok(outcome)
+}
+
+/// What one lap of a run came to.
+enum Lap {
+    /// The end.
+    Last(Box<Outcome>),
+    /// What is done was kept, and is gone on from.
+    Kept { tree: BlobId, counts: Counts, added: Added },
+}
+
+/// What earlier laps of this run have done.
+#[derive(Default)]
+struct Laps {
+    bytes_read: u64,
+    added: Added,
+    /// What an earlier run had done: the first lap has seen it.
+    resumed: Option<[u64; 2]>,
+}
+
+impl Laps {
+    fn add(&mut self, counts: &Counts, added: &Added) {
+        self.bytes_read += counts.bytes_read.load(Ordering::Relaxed);
+        self.added.add(added);
+        self.resumed.get_or_insert_with(|| [&counts.files_resumed, &counts.bytes_resumed].map(|count| count.load(Ordering::Relaxed)));
+    }
+
+    /// Says of the last lap what is so of the run.
+    fn finish(&self, counts: &Counts, added: &Added) {
+        counts.bytes_read.fetch_add(self.bytes_read, Ordering::Relaxed);
+        added.add(&self.added);
+        if let Some([files, bytes]) = self.resumed {
+            counts.files_resumed.store(files, Ordering::Relaxed);
+            counts.bytes_resumed.store(bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A lock that stays behind blocks others for a while; it undoes nothing of what was done.
@@ -261,8 +325,9 @@ fn save(
     request: &Request,
     report: &Report,
     start: jiff::Timestamp,
-    (parent, done): (Option<Stored>, &Found),
-) -> Result<Outcome> {
+    (parent, done): (Option<&Stored>, &Found),
+    laps: &Laps,
+) -> Result<Lap> {
     let options = WriteOptions { shares: request.shares, compression: request.compression, verify: request.verify, mode: request.mode };
     let writer = Writer::start(repository, index, options)?;
     let trees = Trees::new(repository, index, request.shares.tree_bytes);
@@ -279,25 +344,28 @@ fn save(
             owners: Owners::default(),
             counts: &counts,
             buffers: BufferPool::new(request.shares.chunks),
-            parent_start: parent.as_ref().map(|parent| scan_start(&parent.snapshot)),
+            parent_start: parent.map(|parent| scan_start(&parent.snapshot)),
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
+            lap_ends: request.resume.as_ref().map(|resume| Instant::now() + resume.every),
+            lap_is_over: AtomicBool::new(false),
         };
         let done = if let Found::Tree(tree) = done { Some(*tree) } else { None };
-        let tree = pipeline(&context, Earlier { parent: parent.as_ref().map(|parent| parent.snapshot.tree), done })?;
+        let tree = pipeline(&context, Earlier { parent: parent.map(|parent| parent.snapshot.tree), done })?;
         (tree, context.is_cut.into_inner())
     };
-    let parent_id = parent.as_ref().map(|parent| parent.id);
+    let parent_id = parent.map(|parent| parent.id);
     // Law 1. Packs, then index ..
     let (committed, added) = writer.finish()?;
     if let (true, Some(Resume { source, .. })) = (is_cut, &request.resume) {
         repository.save_resume(source, tree, &committed)?;
-        return Err(Error::Paused);
+        return if repository.stop().is_paused() { Err(Error::Paused) } else { Ok(Lap::Kept { tree, counts, added }) };
     }
+    laps.finish(&counts, &added);
     let nothing_new = request.unchanged == Unchanged::Skip && parent.is_some_and(|parent| parent.snapshot.tree == tree);
     if request.mode == WriteMode::DryRun || nothing_new {
-        return Ok(Outcome { snapshot_id: None, parent_id, tree, counts, added });
+        return Ok(Lap::Last(Box::new(Outcome { snapshot_id: None, parent_id, tree, counts, added })));
     }
     let mut snapshot = snapshot(repository, request, &counts, &added, start, parent_id, tree);
     if report.errors() > 0 {
@@ -306,7 +374,7 @@ fn save(
     }
     // .. then the snapshot.
     let id = repository.save_snapshot(&snapshot, &committed)?;
-    Ok(Outcome { snapshot_id: Some(id), parent_id, tree, counts, added })
+    Ok(Lap::Last(Box::new(Outcome { snapshot_id: Some(id), parent_id, tree, counts, added })))
 }
 
 /// Runs all threads; returns the root tree.
@@ -321,7 +389,7 @@ fn pipeline(context: &Context<'_>, earlier: Earlier) -> Result<BlobId> {
     // The pool of buffers is the bound.
     let (chunks_tx, chunks_rx) = crossbeam_channel::bounded(shares.chunks);
     let tree = std::thread::scope(|scope| {
-        if context.report.wants_totals() {
+        if context.report.wants_totals() && !context.report.progress().has_totals() {
             scope.spawn(|| scan::run(context));
         }
         scope.spawn(move || walk::run(context, earlier, &events_tx, &jobs_tx));

@@ -17,7 +17,7 @@ pub(super) fn run(context: &Context<'_>) {
         SourceKind::Stream => return,
         SourceKind::Files | SourceKind::Block => root(context, &context.request.roots.root, &mut totals),
     }
-    if !context.is_over() && !context.repository.stop().is_paused() {
+    if !context.is_over() && !context.is_paused() {
         context.report.progress().set_totals(totals.0, totals.1);
     }
 }
@@ -52,7 +52,7 @@ fn below(context: &Context<'_>, dir: DirHandle, totals: &mut (u64, u64)) {
     let names = list(&dir);
     let mut levels = vec![(Arc::new(dir), names)];
     while let Some((dir, names)) = levels.last_mut() {
-        if context.is_over() || context.repository.stop().is_paused() {
+        if context.is_over() || context.is_paused() {
             return;
         }
         let Some(name) = names.next() else {

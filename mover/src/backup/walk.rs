@@ -201,7 +201,7 @@ impl Walk<'_> {
                     levels.push(below);
                 }
             } else {
-                if self.context.repository.stop().is_paused() {
+                if self.context.is_paused() {
                     self.carry_over(&mut level.before)?;
                 }
                 levels.pop();

@@ -81,9 +81,11 @@ fn request(settings: &Settings, args: Backup) -> Result<Request, CommandError> {
         empty: if args.allow_empty { EmptySource::Allow } else { EmptySource::Refuse },
         unchanged: if args.skip_if_unchanged { Unchanged::Skip } else { Unchanged::Save },
         mode: if args.dry_run { WriteMode::DryRun } else { WriteMode::Store },
-        resume: args
-            .source_id
-            .map(|id| Resume { source: Source { id, host: host.clone(), paths: roots.paths.clone() }, grace: args.grace.0 }),
+        resume: args.source_id.map(|id| Resume {
+            source: Source { id, host: host.clone(), paths: roots.paths.clone() },
+            grace: args.grace.0,
+            every: args.record_every.0,
+        }),
         host,
         username: username(),
         tags: args.tags,

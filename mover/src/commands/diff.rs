@@ -24,9 +24,8 @@ use crate::source::display;
 pub(super) fn run(settings: &Settings, args: Diff) -> Result<ExitCode, CommandError> {
     let filter = filter(args.filter, None);
     let [from, to] = [&args.from, &args.to].map(|text| split(text));
-    let both = open_with(settings, |repository| {
-        Ok([repository.find_snapshot(from.0, &filter)?, repository.find_snapshot(to.0, &filter)?])
-    })?;
+    let both =
+        open_with(settings, |repository| Ok([repository.find_snapshot(from.0, &filter)?, repository.find_snapshot(to.0, &filter)?]))?;
     let Opened { repository, lock, stored: [before, after], index } = both;
     let trees = Trees::new(&repository, &index, settings.shares.tree_bytes);
     let roots = [root(&trees, &before, from.1)?, root(&trees, &after, to.1)?];
@@ -55,9 +54,9 @@ fn root(trees: &Trees, stored: &Stored, path: Option<PathBuf>) -> Result<BlobId,
     let Some(path) = path else { return Ok(stored.snapshot.tree) };
     match find_node(trees, &stored.snapshot, &path)? {
         None => Ok(stored.snapshot.tree),
-        Some(node) => node.subtree.ok_or_else(|| {
-            CommandError::usage(format!("{} is not a directory in snapshot {}", path.display(), stored.id.short()))
-        }),
+        Some(node) => node
+            .subtree
+            .ok_or_else(|| CommandError::usage(format!("{} is not a directory in snapshot {}", path.display(), stored.id.short()))),
     }
 }
 

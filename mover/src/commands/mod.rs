@@ -92,10 +92,7 @@ fn open(settings: &Settings, wanted: &str, latest: args::Latest) -> Result<Opene
     open_with(settings, |repository| repository.find_snapshot(wanted, &filter))
 }
 
-fn open_with<T: Send>(
-    settings: &Settings,
-    find: impl Fn(&Repository) -> repository::Result<T> + Sync,
-) -> Result<Opened<T>, CommandError> {
+fn open_with<T: Send>(settings: &Settings, find: impl Fn(&Repository) -> repository::Result<T> + Sync) -> Result<Opened<T>, CommandError> {
     let repository = settings.open()?;
     // Snapshots before the index: what they need was stored before them.
     let read = || Ok((find(&repository)?, Arc::new(Index::load(&repository, settings.shares.index_bytes)?)));

@@ -11,10 +11,13 @@ use crate::cli::args::{OverwriteMode, Restore};
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
 use crate::report::{requests, summary};
-use crate::restore::{self, Counts, Overwrite, ReadBack, Request, RestoreMode, Zeros};
+use crate::restore::{self, Counts, Extras, Overwrite, ReadBack, Request, RestoreMode, Zeros};
 use crate::source::exclude::Excludes;
 
 pub(super) fn run(settings: &Settings, args: Restore) -> Result<ExitCode, CommandError> {
+    if args.delete && args.overwrite == Some(OverwriteMode::Never) {
+        return Err(CommandError::usage("--delete makes a target what the snapshot is, and --overwrite never does not"));
+    }
     let (wanted, subpath) = split(&args.snapshot);
     let includes = Excludes::new(args.includes).map_err(CommandError::usage)?;
     let excludes = Excludes::new(args.excludes).map_err(CommandError::usage)?;
@@ -31,6 +34,7 @@ pub(super) fn run(settings: &Settings, args: Restore) -> Result<ExitCode, Comman
             Some(OverwriteMode::IfChanged) => Overwrite::IfChanged,
             Some(OverwriteMode::Never) => Overwrite::Never,
         },
+        extras: if args.delete { Extras::Delete } else { Extras::Keep },
         mode: if args.dry_run { RestoreMode::DryRun } else { RestoreMode::Write },
         read_back: if args.verify { ReadBack::Yes } else { ReadBack::No },
         zeros: if args.sparse { Zeros::Skip } else { Zeros::Write },
@@ -53,6 +57,9 @@ fn summarize(counts: &Counts, snapshot_id: String, settings: &Settings, request:
         dirs_restored: get(&counts.dirs),
         others_restored: get(&counts.others),
         bytes_restored: get(&counts.bytes),
+        bytes_in_place: get(&counts.bytes_in_place),
+        deleted: get(&counts.deleted),
+        extras_kept: get(&counts.extras_kept),
         bytes_to_fetch: get(&counts.fetch_bytes),
         pack_requests: get(&counts.fetch_requests),
         bytes_verified: get(&counts.verified_bytes),

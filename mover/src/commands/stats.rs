@@ -48,7 +48,10 @@ fn text(summary: &StatsSummary) -> String {
     row("stored", format!("{stored}{}, and {} of directories", ratio(data.bytes, data.bytes_stored), bytes(trees.bytes_stored)));
     let needed = data.bytes_stored + trees.bytes_stored;
     let other = bytes(bytes_in_packs.saturating_sub(needed));
-    row("packs", format!("{} in {} packs; {other} of that are their lists, for other snapshots, or for none", bytes(*bytes_in_packs), count(*packs)));
+    row(
+        "packs",
+        format!("{} in {} packs; {other} of that are their lists, for other snapshots, or for none", bytes(*bytes_in_packs), count(*packs)),
+    );
     row("overall", format!("{} for {}{}", bytes(needed), bytes(restored.bytes), ratio(restored.bytes, needed)));
     if *blobs_lost > 0 {
         row("lost", format!("{} blobs are in no index: `mover check` says what is lost", count(*blobs_lost)));

@@ -11,7 +11,7 @@ use crate::cli::args::Verify;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
 use crate::report::{requests, summary};
-use crate::restore::{self, Overwrite, ReadBack, Request, RestoreMode, Zeros};
+use crate::restore::{self, Extras, Overwrite, ReadBack, Request, RestoreMode, Zeros};
 use crate::source::exclude::Excludes;
 
 pub(super) fn run(settings: &Settings, args: Verify) -> Result<ExitCode, CommandError> {
@@ -24,6 +24,7 @@ pub(super) fn run(settings: &Settings, args: Verify) -> Result<ExitCode, Command
         includes: Excludes::default(),
         excludes: Excludes::default(),
         overwrite: Overwrite::Refuse,
+        extras: Extras::Keep,
         mode: RestoreMode::Nowhere,
         read_back: ReadBack::No,
         zeros: Zeros::Write,

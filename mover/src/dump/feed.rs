@@ -188,10 +188,8 @@ impl Worker<'_> {
         let is_read = match group.last_blob() {
             None => true,
             Some(location) => {
-                let range = ReadRange::Part {
-                    offset: u64::from(group.range.start),
-                    length: u64::from(group.range.end - group.range.start),
-                };
+                let range =
+                    ReadRange::Part { offset: u64::from(group.range.start), length: u64::from(group.range.end - group.range.start) };
                 match repository.store().read(&ObjectName::pack(location.pack.id), range, &mut self.sealed) {
                     // Other packs may hold what is in it.
                     Err(error) if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Truncated) => false,

@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn times_before_1970_count_backwards() {
-        for (seconds, nanos, text) in [(0, 5, "0.000000005"), (-1, 0, "-1.000000000"), (-1, 500_000_000, "-0.500000000"), (-5, 1, "-4.999999999")]
+        for (seconds, nanos, text) in
+            [(0, 5, "0.000000005"), (-1, 0, "-1.000000000"), (-1, 500_000_000, "-0.500000000"), (-5, 1, "-4.999999999")]
         {
             assert_eq!(decimal(Time::new(seconds, nanos)), text);
         }

@@ -4,13 +4,15 @@ pub(crate) mod human;
 pub(crate) mod summary;
 mod terminal;
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use contract::{Failure, Item, Line, Requests, Severity, Status};
+use contract::{Change, Difference, Failure, Item, Line, Requests, Severity, Status};
 use repository::store::count::Counters;
 
 use self::terminal::Bar;
@@ -38,14 +40,36 @@ pub(crate) struct Progress {
     total_files: AtomicU64,
     total_bytes: AtomicU64,
     has_totals: AtomicBool,
+    /// What was done before, and is passed again now: it does not count twice.
+    again: Mutex<(u64, u64)>,
+    is_again: AtomicBool,
     wants_current: AtomicBool,
     current: Mutex<PathBuf>,
 }
 
 impl Progress {
-    pub(crate) fn add(&self, files: u64, bytes: u64) {
+    pub(crate) fn add(&self, mut files: u64, mut bytes: u64) {
+        if self.is_again.load(Ordering::Relaxed) {
+            let (files_before, bytes_before) = &mut *self.again.lock().expect("no holder panics");
+            for (before, now) in [(files_before, &mut files), (bytes_before, &mut bytes)] {
+                let passed = (*before).min(*now);
+                *before -= passed;
+                *now -= passed;
+            }
+        }
         self.files.fetch_add(files, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// All that is done will be passed once more.
+    pub(crate) fn again(&self) {
+        let done = (self.files.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+        *self.again.lock().expect("no holder panics") = done;
+        self.is_again.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_totals(&self) -> bool {
+        self.has_totals.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_totals(&self, files: u64, bytes: u64) {
@@ -74,6 +98,8 @@ pub(crate) struct Report {
     progress: Progress,
     errors: AtomicU64,
     warnings: AtomicU64,
+    /// What was said of items: what is passed again is not said again.
+    said: Mutex<HashSet<u64>>,
     bar: Option<Bar>,
     rate: Mutex<Rate>,
 }
@@ -86,6 +112,8 @@ struct Rate {
     per_second: f64,
 }
 
+/// Items that are remembered, so that each is said once: a megabyte or two.
+const MAX_SAID: usize = 100_000;
 /// How often machines are told.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// How often a terminal is drawn.
@@ -105,6 +133,7 @@ impl Report {
             progress: Progress::default(),
             errors: AtomicU64::new(0),
             warnings: AtomicU64::new(0),
+            said: Mutex::default(),
             bar: wants_bar.then(Bar::new),
             rate: Mutex::new(Rate { last: now, last_bytes: 0, per_second: 0.0 }),
         }
@@ -137,6 +166,9 @@ impl Report {
 
     /// Something about one item.
     pub(crate) fn item(&self, path: &Path, problem: &str, severity: Severity) {
+        if !self.is_news(path, problem) {
+            return;
+        }
         let count = match severity {
             Severity::Error => &self.errors,
             Severity::Warning => &self.warnings,
@@ -150,6 +182,30 @@ impl Report {
             Severity::Warning => "warning",
         };
         self.say(&format!("{word}: {}: {problem}", display(path)));
+    }
+
+    /// Whether this was not said before.
+    fn is_news(&self, path: &Path, problem: &str) -> bool {
+        let mut hasher = DefaultHasher::new();
+        (path, problem).hash(&mut hasher);
+        let mut said = self.said.lock().expect("no holder panics");
+        said.len() >= MAX_SAID || said.insert(hasher.finish())
+    }
+
+    /// What would happen to an entry. People are told of all when they want to hear more, and always of what would go.
+    pub(crate) fn plan(&self, change: Change, path: &Path) {
+        let path = display(path);
+        let letter = match change {
+            Change::Added => '+',
+            Change::Removed => '-',
+            Change::Content | Change::ContentAlone | Change::Kind | Change::Metadata => 'M',
+        };
+        match self.output {
+            Output::Json => self.line(&Line::Difference(Difference { path, change, size_before: None, size_after: None })),
+            Output::Verbose => self.say(&format!("{letter}  {path}")),
+            Output::Text if change == Change::Removed => self.say(&format!("{letter}  {path}")),
+            Output::Text | Output::Quiet => {}
+        }
     }
 
     /// A request that is tried again.
@@ -252,7 +308,7 @@ impl Report {
     fn status(&self) -> Status {
         let progress = &self.progress;
         let bytes_done = progress.bytes.load(Ordering::Relaxed);
-        let has_totals = progress.has_totals.load(Ordering::Acquire);
+        let has_totals = progress.has_totals();
         // Sources may grow: done is never more than all.
         let total = |count: &AtomicU64, done: u64| has_totals.then(|| count.load(Ordering::Relaxed).max(done));
         let files_done = progress.files.load(Ordering::Relaxed);

@@ -57,6 +57,15 @@ pub(crate) fn restore(summary: &RestoreSummary) -> String {
     row("files", format!("{} {verb}, {} left as they were", count(summary.files_restored), count(summary.files_skipped)));
     row("dirs", format!("{}, and {} links, devices and pipes", count(summary.dirs_restored), count(summary.others_restored)));
     row("bytes", bytes(summary.bytes_restored));
+    if summary.bytes_in_place > 0 {
+        row("in place", format!("{} were there already", bytes(summary.bytes_in_place)));
+    }
+    if summary.deleted > 0 {
+        row("deleted", format!("{} entries that the snapshot does not have", count(summary.deleted)));
+    }
+    if summary.extras_kept > 0 {
+        row("kept", format!("{} entries that the snapshot does not have, because of the errors", count(summary.extras_kept)));
+    }
     row("fetch", format!("{} in {} requests", bytes(summary.bytes_to_fetch), count(summary.pack_requests)));
     let rate = summary.bytes_restored as f64 / summary.seconds.max(0.001);
     if !summary.dry_run {

@@ -12,6 +12,7 @@ use repository::index::Location;
 use repository::parallel;
 
 use super::Context;
+use super::delete::Extra;
 use super::target::{OpenDir, Sink, Target, TargetDir};
 
 /// A file whose content is to be written.
@@ -26,9 +27,19 @@ pub(super) struct PlannedFile {
     pub(super) content: Vec<BlobId>,
     /// Bytes that it has.
     pub(super) size: u64,
-    /// Or only looked at, because it is there already.
-    pub(super) is_written: bool,
+    pub(super) state: State,
     pub(super) is_damaged: AtomicBool,
+}
+
+/// What stands where a file goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing that is of use: it is written from end to end.
+    New,
+    /// A file, or a device, of so many bytes: what differs is written into it.
+    InPlace(u64),
+    /// A file that is believed to be the same: its content is looked at, at most.
+    Kept,
 }
 
 /// A blob and one place where it goes.
@@ -47,6 +58,8 @@ pub(super) struct Batch {
     pub(super) wants: Vec<Want>,
     /// Further names of files: made when it is known that the file is whole.
     pub(super) links: Vec<PlannedLink>,
+    /// What is not in the snapshot, and goes last.
+    pub(super) extras: Vec<Extra>,
 }
 
 impl Batch {

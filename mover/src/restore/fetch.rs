@@ -214,16 +214,18 @@ const LET_GO: u64 = 32 << 20;
 /// Has the kernel begin to write a piece to disk, so that little is left to wait for at the end, and lets go of what was
 /// written before: a restore should not push everything else out of memory, and reuses its own.
 fn start_writeback(file: &std::fs::File, offset: u64, length: usize) {
-    let advise = |offset, length| {
-        // Advice: whether it is taken changes nothing.
-        let _ = rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(length), rustix::fs::Advice::DontNeed);
-    };
     if length >= WRITEBACK_FROM {
-        advise(offset, length as u64);
+        let_go(file, offset, length as u64);
         if let Some(behind) = offset.checked_sub(WRITTEN_BEHIND) {
-            advise(behind.saturating_sub(LET_GO), LET_GO);
+            let_go(file, behind.saturating_sub(LET_GO), LET_GO);
         }
     }
+}
+
+/// Lets go of a part of a file in memory.
+pub(super) fn let_go(file: &std::fs::File, offset: u64, length: u64) {
+    // Advice: whether it is taken changes nothing.
+    let _ = rustix::fs::fadvise(file, offset, std::num::NonZeroU64::new(length), rustix::fs::Advice::DontNeed);
 }
 
 /// The end of a restore that found no room.

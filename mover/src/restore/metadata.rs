@@ -1,6 +1,6 @@
 //! Gives what was restored its owner, mode, attributes and times, in the order that lets each survive the next.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 
 use contract::Severity;
 use repository::format::node::{Node, NodeKind, Xattr, unix_permissions};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::Context;
-use crate::source::metadata::{entry_path, fd_path};
+use crate::source::metadata::{entry_path, fd_path, kind};
 
 const SETUID_SETGID: u32 = 0o6000;
 
@@ -32,6 +32,64 @@ pub(super) fn apply_open(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node,
     // Capabilities are lost when the owner changes, so they come after; an ACL sets mode bits of its own.
     node.xattrs.iter().filter(|xattr| !xattr.name.starts_with("user.")).for_each(set);
     attempt(context, path, "times", rustix::fs::futimens(fd, &times(node)));
+}
+
+/// The same, where it was before: only if something differs, for every change makes the next backup look again.
+pub(super) fn apply_existing(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node, path: &Path) {
+    let by_fd = fd_path(fd);
+    let there = xattrs(&by_fd);
+    let is_extra = |name: &OsStr| is_content(name) && !node.xattrs.iter().any(|xattr| xattr.name.as_bytes() == name.as_bytes());
+    let extra: Vec<&OsStr> = there.iter().map(|(name, _)| name.as_os_str()).filter(|name| is_extra(name)).collect();
+    let has = |xattr: &Xattr| there.iter().any(|(name, value)| name.as_bytes() == xattr.name.as_bytes() && *value == xattr.value);
+    let is_right = rustix::fs::fstat(fd).is_ok_and(|stat| is_as_stated(&stat, node));
+    if is_right && extra.is_empty() && node.xattrs.iter().all(has) {
+        return;
+    }
+    for name in extra {
+        if let Err(error) = xattr::remove_deref(&by_fd, name) {
+            context.error(path, &format!("its attribute {} cannot be removed: {error}", name.display()));
+        }
+    }
+    apply_open(context, fd, node, path);
+}
+
+/// Attributes that can be read, with their values.
+fn xattrs(path: &Path) -> Vec<(OsString, Vec<u8>)> {
+    let names = xattr::list_deref(path).into_iter().flatten();
+    names.filter_map(|name| xattr::get_deref(path, &name).ok().flatten().map(|value| (name, value))).collect()
+}
+
+/// Whether an attribute belongs to the entry, and not to the machine that it is on.
+fn is_content(name: &OsStr) -> bool {
+    name != "security.selinux"
+}
+
+fn is_as_stated(stat: &Stat, node: &Node) -> bool {
+    let is_timed = stat.st_mtime == node.mtime.seconds() && u32::try_from(stat.st_mtime_nsec) == Ok(node.mtime.nanos());
+    // Links have no modes of their own.
+    let has_mode = node.kind == NodeKind::Symlink || stat.st_mode & 0o7777 == unix_permissions(node.mode);
+    is_timed && has_mode && (stat.st_uid, stat.st_gid) == (node.uid, node.gid)
+}
+
+/// Whether what stands at a name is the link, device or pipe that belongs there; `None`: nothing is there.
+pub(super) fn is_special(dir: BorrowedFd<'_>, name: &CStr, node: &Node) -> Result<Option<bool>, Errno> {
+    let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(None),
+        stat => stat?,
+    };
+    let is_same = kind(&stat) == Some(node.kind)
+        && match node.kind {
+            NodeKind::Symlink => rustix::fs::readlinkat(dir, name, Vec::new())?.as_bytes() == node.link_target,
+            NodeKind::BlockDevice | NodeKind::CharDevice => stat.st_rdev == node.device,
+            NodeKind::File | NodeKind::Dir | NodeKind::Fifo | NodeKind::Socket => true,
+        };
+    Ok(Some(is_same))
+}
+
+/// Whether its owner, mode or time is not what it should be, or it has attributes, which are not compared.
+pub(super) fn differs_special(dir: BorrowedFd<'_>, name: &CString, node: &Node) -> bool {
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    !node.xattrs.is_empty() || !stat.is_ok_and(|stat| is_as_stated(&stat, node))
 }
 
 /// Makes a link, device or pipe.

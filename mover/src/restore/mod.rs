@@ -2,14 +2,17 @@
 //!
 //! ```text
 //!  walk the trees ──► plan: make directories and empty files, decide what is written ──► batch of wanted blobs
-//!       batch ──► sort by pack, merge ranges ──► fetch threads: read, open, hash, write where it belongs
+//!       batch ──► (files that are there: what they hold is not wanted)
+//!             ──► sort by pack, merge ranges ──► fetch threads: read, open, hash, write where it belongs
 //!              ──► (--verify: read back) ──► sync ──► files' metadata, then directories', deepest first
 //! ```
 //! Each batch fits the memory, and within it no byte of a pack is fetched twice. All names are opened relative to a
 //! directory descriptor and never followed: a hostile snapshot cannot leave the target.
 
 mod batch;
+mod delete;
 mod fetch;
+mod in_place;
 mod metadata;
 mod plan;
 mod target;
@@ -19,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use contract::Severity;
+use contract::{Change, Severity};
 use repository::Repository;
 use repository::budget::{ByteBudget, Shares};
 use repository::error::{Error, Result};
@@ -38,12 +41,19 @@ use crate::source::exclude::Excludes;
 pub(crate) enum Overwrite {
     /// A target that is not empty is refused.
     Refuse,
-    /// All are replaced.
+    /// All are compared, and what differs is written.
     Always,
-    /// Those of another size or time are replaced.
+    /// Those of another size or time are compared, and what differs is written.
     IfChanged,
     /// All are kept.
     Never,
+}
+
+/// What becomes of what the snapshot does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extras {
+    Keep,
+    Delete,
 }
 
 /// Where to.
@@ -83,6 +93,7 @@ pub(crate) struct Request {
     pub(crate) includes: Excludes,
     pub(crate) excludes: Excludes,
     pub(crate) overwrite: Overwrite,
+    pub(crate) extras: Extras,
     pub(crate) mode: RestoreMode,
     pub(crate) read_back: ReadBack,
     pub(crate) zeros: Zeros,
@@ -97,6 +108,9 @@ pub(crate) struct Counts {
     pub(crate) dirs: AtomicU64,
     pub(crate) others: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    pub(crate) bytes_in_place: AtomicU64,
+    pub(crate) deleted: AtomicU64,
+    pub(crate) extras_kept: AtomicU64,
     pub(crate) fetch_bytes: AtomicU64,
     pub(crate) fetch_requests: AtomicU64,
     pub(crate) verified_bytes: AtomicU64,
@@ -117,6 +131,17 @@ struct Context<'a> {
 impl Context<'_> {
     fn error(&self, path: &Path, problem: &str) {
         self.report.item(path, problem, Severity::Error);
+    }
+
+    fn writes(&self) -> bool {
+        self.request.mode == RestoreMode::Write
+    }
+
+    /// In a dry run, what would happen to an entry.
+    fn plan(&self, change: Change, path: &Path) {
+        if self.request.mode == RestoreMode::DryRun {
+            self.report.plan(change, path);
+        }
     }
 }
 
@@ -216,6 +241,11 @@ fn open(request: &Request) -> Result<Option<Target>> {
 
 fn into_directory(context: &Context<'_>, tree: &BlobId, node: Option<&Node>) -> Result<()> {
     let request = context.request;
+    if request.extras == Extras::Delete && context.trees.open(tree)?.next_node()?.is_none() {
+        return Err(Error::Refused(
+            "what is to be restored is an empty directory: --delete would remove all that is in the target".to_owned(),
+        ));
+    }
     let target = open(request)?;
     plan::run(context, target.as_ref(), tree, node)?;
     target.map_or(Ok(()), |target| {
@@ -226,6 +256,9 @@ fn into_directory(context: &Context<'_>, tree: &BlobId, node: Option<&Node>) -> 
 /// One file: onto a block device, or into a directory.
 fn file(context: &Context<'_>, node: Node) -> Result<()> {
     let request = context.request;
+    if request.extras == Extras::Delete {
+        return Err(Error::Refused("--delete goes with directories: what is to be restored is one file".to_owned()));
+    }
     let path = &request.target;
     let is_device = request.mode != RestoreMode::Nowhere
         && rustix::fs::stat(path).is_ok_and(|stat| crate::source::metadata::kind(&stat) == Some(NodeKind::BlockDevice));
@@ -244,5 +277,5 @@ fn file(context: &Context<'_>, node: Node) -> Result<()> {
     if room < node.size {
         return Err(refuse(format!("it has {room} bytes, and {} are to be written", node.size)));
     }
-    plan::onto_device(context, Sink::Device(Arc::new(device)), node)
+    plan::onto_device(context, Sink::Device(Arc::new(device)), room, node)
 }

@@ -1,23 +1,25 @@
 //! Walks the snapshot's trees, makes what is empty, and collects what must be fetched.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use contract::Change;
 use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use repository::format::node::{Node, NodeKind};
 use repository::id::BlobId;
 use repository::read::{MAX_BLOB, TreeStream};
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::batch::{Batch, PlannedFile, PlannedLink, Want};
+use super::batch::{Batch, PlannedFile, PlannedLink, State, Want};
+use super::delete::{self, Extra};
 use super::target::{OpenDir, Sink, Target, TargetDir, look};
-use super::{Context, Overwrite, ReadBack, RestoreMode, add, fetch, metadata, verify};
+use super::{Context, Extras, Overwrite, ReadBack, RestoreMode, Zeros, add, fetch, in_place, metadata, verify};
 use crate::source::metadata::kind;
 
 /// Blobs wanted at once: some 20 MB.
@@ -33,6 +35,8 @@ struct Level {
     nodes: TreeStream,
     last_name: Vec<u8>,
     node: Option<Box<Node>>,
+    /// All names in it, with `--delete`; none if they are not all known.
+    names: Option<HashSet<Vec<u8>>>,
 }
 
 /// Whether an entry was asked for, or only leads to what was.
@@ -61,6 +65,7 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, tree: &BlobId,
         nodes: context.trees.open(tree)?,
         last_name: Vec::new(),
         node: node.map(|node| Box::new(node.clone())),
+        names: plan.names(),
     };
     plan.walk(root)?;
     plan.work_off()
@@ -74,11 +79,16 @@ pub(super) fn one_file(context: &Context<'_>, target: Option<&Target>, node: Nod
     plan.work_off()
 }
 
-/// Writes one file's content onto a device.
-pub(super) fn onto_device(context: &Context<'_>, sink: Sink, node: Node) -> Result<()> {
+/// Writes one file's content onto a device of so many bytes.
+pub(super) fn onto_device(context: &Context<'_>, sink: Sink, room: u64, node: Node) -> Result<()> {
     let mut plan = Plan::new(context, None);
-    add(&context.counts.files, 1);
-    add(&context.counts.bytes, node.size);
+    let state = if context.request.overwrite == Overwrite::Refuse {
+        add(&context.counts.files, 1);
+        add(&context.counts.bytes, node.size);
+        State::New
+    } else {
+        State::InPlace(room)
+    };
     let path = context.request.target.clone();
     plan.want(PlannedFile {
         sink: sink.clone(),
@@ -86,7 +96,7 @@ pub(super) fn onto_device(context: &Context<'_>, sink: Sink, node: Node) -> Resu
         path,
         content: node.content.unwrap_or_default(),
         size: node.size,
-        is_written: true,
+        state,
         is_damaged: false.into(),
     })?;
     plan.work_off()?;
@@ -102,7 +112,11 @@ impl<'a> Plan<'a> {
     }
 
     fn writes(&self) -> bool {
-        self.context.request.mode == RestoreMode::Write
+        self.context.writes()
+    }
+
+    fn names(&self) -> Option<HashSet<Vec<u8>>> {
+        (self.context.request.extras == Extras::Delete).then(HashSet::new)
     }
 
     fn walk(&mut self, root: Level) -> Result<()> {
@@ -111,14 +125,23 @@ impl<'a> Plan<'a> {
             if self.context.repository.stop().is_stopped() {
                 return Err(Error::Stopped);
             }
-            let next = level.nodes.next_node().or_else(|error| self.lose_tree(&level.dir, error))?;
+            let next = level.nodes.next_node().or_else(|error| {
+                level.names = None;
+                self.lose_tree(&level.dir, error)
+            })?;
             let Some(node) = next else {
                 let level = levels.pop().expect("there is a last one");
+                if let Some(names) = &level.names {
+                    self.extras(&level.dir, names);
+                }
                 self.finished.extend(level.node.map(|node| (level.dir, node)));
                 self.work_off_if_full()?;
                 continue;
             };
             let dir = level.dir.clone();
+            if let Some(names) = &mut level.names {
+                names.insert(node.name.clone());
+            }
             let Some(name) = self.check_name(&dir, &node.name, &mut level.last_name) else { continue };
             if let Some(below) = self.node(&dir, name, node)? {
                 if levels.len() >= MAX_DEPTH {
@@ -163,14 +186,7 @@ impl<'a> Plan<'a> {
 
     /// One entry; a directory is returned to be walked.
     fn node(&mut self, dir: &Arc<TargetDir>, name: CString, node: Node) -> Result<Option<Level>> {
-        let request = self.context.request;
-        let path = || Path::new("/").join(dir.path()).join(OsStr::from_bytes(&node.name));
-        if !request.excludes.patterns().is_empty() && request.excludes.matches(&path()) {
-            return Ok(None);
-        }
-        let has_includes = !request.includes.patterns().is_empty();
-        let is_included = !has_includes || path().ancestors().any(|ancestor| request.includes.matches(ancestor));
-        let included = if is_included { Included::Yes } else { Included::No };
+        let Some(included) = self.included(dir, &node.name) else { return Ok(None) };
         match node.kind {
             NodeKind::Dir => self.directory(dir, &name, node, included),
             _ if included == Included::No => Ok(None),
@@ -178,6 +194,33 @@ impl<'a> Plan<'a> {
             NodeKind::Socket => Ok(None),
             NodeKind::Symlink | NodeKind::BlockDevice | NodeKind::CharDevice | NodeKind::Fifo => {
                 self.other(dir, &name, &node).map(|()| None)
+            }
+        }
+    }
+
+    /// Whether the patterns let an entry of a directory through; `None` if it is left out with all below it.
+    fn included(&self, dir: &TargetDir, name: &[u8]) -> Option<Included> {
+        let request = self.context.request;
+        let path = || Path::new("/").join(dir.path()).join(OsStr::from_bytes(name));
+        if !request.excludes.patterns().is_empty() && request.excludes.matches(&path()) {
+            return None;
+        }
+        let has_includes = !request.includes.patterns().is_empty();
+        let is_included = !has_includes || path().ancestors().any(|ancestor| request.includes.matches(ancestor));
+        Some(if is_included { Included::Yes } else { Included::No })
+    }
+
+    /// Finds what is in a directory of the target and not in the snapshot.
+    fn extras(&mut self, dir: &Arc<TargetDir>, names: &HashSet<Vec<u8>>) {
+        // What is not there yet, in a dry run, has nothing in it.
+        let listed = self.dirs.get(dir).and_then(Dir::read_from).and_then(Iterator::collect::<Result<Vec<_>, Errno>>);
+        let Ok(entries) = listed else { return };
+        for entry in entries {
+            let name = entry.file_name();
+            // What mkfs makes is no content.
+            let is_ours = matches!(name.to_bytes(), b"." | b"..") || dir.is_root() && name.to_bytes() == b"lost+found";
+            if !is_ours && !names.contains(name.to_bytes()) && self.included(dir, name.to_bytes()) == Some(Included::Yes) {
+                self.batch.extras.push(Extra { dir: dir.clone(), name: name.to_owned() });
             }
         }
     }
@@ -193,7 +236,7 @@ impl<'a> Plan<'a> {
             Err(error) => return self.lose_tree(&below, error).map(|_| None),
         };
         if self.writes()
-            && let Err(error) = self.make_directory(dir, name)
+            && let Err(error) = self.make_directory(dir, name, &below)
         {
             return self.lose(&below.path(), error).map(|()| None);
         }
@@ -201,10 +244,11 @@ impl<'a> Plan<'a> {
             add(&self.context.counts.dirs, 1);
         }
         // A directory that only leads to what is included keeps what it has.
-        Ok(Some(Level { dir: below, nodes, last_name: Vec::new(), node: (included == Included::Yes).then(|| Box::new(node)) }))
+        let node = (included == Included::Yes).then(|| Box::new(node));
+        Ok(Some(Level { dir: below, nodes, last_name: Vec::new(), node, names: self.names() }))
     }
 
-    fn make_directory(&mut self, dir: &Arc<TargetDir>, name: &CString) -> Result<(), Errno> {
+    fn make_directory(&mut self, dir: &Arc<TargetDir>, name: &CString, below: &TargetDir) -> Result<(), Errno> {
         let fd = self.dirs.get(dir)?;
         match rustix::fs::mkdirat(fd, name, Mode::RWXU) {
             Err(Errno::EXIST) => {
@@ -212,7 +256,7 @@ impl<'a> Plan<'a> {
                 if is_dir {
                     return Ok(());
                 }
-                remove(fd, name, self.context.request.overwrite)?;
+                make_room(self.context, fd, name, &below.path())?;
                 rustix::fs::mkdirat(fd, name, Mode::RWXU)
             }
             other => other,
@@ -222,45 +266,65 @@ impl<'a> Plan<'a> {
     fn file(&mut self, dir: &Arc<TargetDir>, name: CString, mut node: Node) -> Result<()> {
         let path = dir.path().join(OsStr::from_bytes(&node.name));
         let there = if self.target.is_some() { self.dirs.get(dir).and_then(|fd| look(fd, &name)) } else { Ok(None) };
-        match there {
-            Ok(Some(stat)) if self.keeps(&stat, &node) => {
-                add(&self.context.counts.skipped, 1);
-                self.context.report.progress().add(1, node.size);
-                return self.keep(dir, name, node, path);
-            }
-            // In a dry run a directory may not be there yet.
-            Ok(_) => {}
-            Err(_) if !self.writes() => {}
-            Err(error) => return self.lose(&path, error),
-        }
-        if self.is_linked(dir, &name, &node) {
+        // Another name of a file is one, also where a file of its own is there that looks the same.
+        let may_be_linked = self.context.request.overwrite != Overwrite::Never || matches!(there, Ok(None));
+        if may_be_linked && self.is_linked(dir, &name, &node) {
             add(&self.context.counts.others, 1);
             return Ok(());
         }
-        if self.writes()
-            && let Err(error) = self.make_file(dir, &name, node.size)
-        {
-            return self.lose(&path, error);
+        let there = match there {
+            Ok(Some(stat)) if self.keeps(&stat, &node) => {
+                add(&self.context.counts.skipped, 1);
+                self.context.report.progress().add(0, node.size);
+                return self.keep(dir, name, node, path);
+            }
+            Ok(there) => there,
+            // In a dry run a directory may not be there yet.
+            Err(_) if !self.writes() => None,
+            Err(error) => return self.lose(&path, error),
+        };
+        let state = there.filter(|stat| self.can_change(dir, &name, stat)).map_or(State::New, |stat| State::InPlace(stat.st_size as u64));
+        if state == State::New {
+            self.context.plan(if there.is_some() { Change::Content } else { Change::Added }, &path);
+            if self.writes()
+                && let Err(error) = self.make_file(dir, &name, node.size, &path)
+            {
+                return self.lose(&path, error);
+            }
+            add(&self.context.counts.files, 1);
+            add(&self.context.counts.bytes, node.size);
         }
-        add(&self.context.counts.files, 1);
-        add(&self.context.counts.bytes, node.size);
         let content = node.content.take().unwrap_or_default();
         let sink = Sink::File { dir: dir.clone(), name };
         let size = node.size;
-        self.want(PlannedFile { sink, node: Some(Box::new(node)), path, content, size, is_written: true, is_damaged: false.into() })?;
+        self.want(PlannedFile { sink, node: Some(Box::new(node)), path, content, size, state, is_damaged: false.into() })?;
         self.work_off_if_full()
     }
 
-    /// What is there already is believed to be the same; `--verify` looks.
+    /// Whether what differs can be written into a file that is there. One with other names keeps its content for them; one that
+    /// cannot be written to, a program that runs for instance, is replaced.
+    fn can_change(&mut self, dir: &Arc<TargetDir>, name: &CString, there: &Stat) -> bool {
+        let request = self.context.request;
+        // Only new files have holes.
+        let is_asked = matches!(request.overwrite, Overwrite::Always | Overwrite::IfChanged) && request.zeros == Zeros::Write;
+        if !is_asked || kind(there) != Some(NodeKind::File) || there.st_nlink != 1 {
+            return false;
+        }
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        !self.writes() || self.dirs.get(dir).and_then(|fd| rustix::fs::openat(fd, name, flags, Mode::empty())).is_ok()
+    }
+
+    /// The content of what is there already is believed to be the same; `--verify` looks.
     fn keep(&mut self, dir: &Arc<TargetDir>, name: CString, mut node: Node, path: PathBuf) -> Result<()> {
         let request = self.context.request;
-        if request.read_back == ReadBack::No || request.overwrite == Overwrite::Never || !self.writes() {
+        if request.overwrite == Overwrite::Never || !self.writes() {
+            self.context.report.progress().add(1, 0);
             return Ok(());
         }
         let sink = Sink::File { dir: dir.clone(), name };
-        let content = node.content.take().unwrap_or_default();
+        let content = node.content.take().filter(|_| request.read_back == ReadBack::Yes).unwrap_or_default();
         let size = node.size;
-        let file = PlannedFile { sink, node: Some(Box::new(node)), path, content, size, is_written: false, is_damaged: false.into() };
+        let file = PlannedFile { sink, node: Some(Box::new(node)), path, content, size, state: State::Kept, is_damaged: false.into() };
         self.batch.files.push(file);
         self.work_off_if_full()
     }
@@ -301,20 +365,23 @@ impl<'a> Plan<'a> {
     fn hard_link(&mut self, dir: &Arc<TargetDir>, name: &CString, first: &(Arc<TargetDir>, CString)) -> Result<(), Errno> {
         let from = rustix::io::fcntl_dupfd_cloexec(self.dirs.get(&first.0)?, 0)?;
         let to = self.dirs.get(dir)?;
-        remove(to, name, self.context.request.overwrite)?;
+        let inode = |stat: Option<Stat>| stat.map(|stat| (stat.st_dev, stat.st_ino));
+        if inode(look(to, name)?).is_some_and(|there| inode(look(from.as_fd(), &first.1).ok().flatten()) == Some(there)) {
+            return Ok(());
+        }
+        make_room(self.context, to, name, &dir.path().join(OsStr::from_bytes(name.to_bytes())))?;
         rustix::fs::linkat(&from, &first.1, to, name, AtFlags::empty())
     }
 
     /// Makes an empty file of the right length; nobody but us may read it yet.
-    fn make_file(&mut self, dir: &Arc<TargetDir>, name: &CString, size: u64) -> Result<(), Errno> {
-        let overwrite = self.context.request.overwrite;
+    fn make_file(&mut self, dir: &Arc<TargetDir>, name: &CString, size: u64, path: &Path) -> Result<(), Errno> {
         let fd = self.dirs.get(dir)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(fd, name, flags, Mode::RUSR | Mode::WUSR);
         let file = match create() {
             Err(Errno::EXIST) => {
                 // A new file, not the old one's content: other names of it keep what they have.
-                remove(fd, name, overwrite)?;
+                make_room(self.context, fd, name, path)?;
                 create()?
             }
             other => other?,
@@ -328,29 +395,38 @@ impl<'a> Plan<'a> {
             add(&self.context.counts.others, 1);
             return Ok(());
         }
-        if self.writes() {
-            let overwrite = self.context.request.overwrite;
-            let made = self.dirs.get(dir).and_then(|fd| {
-                if look(fd, name)?.is_some() {
-                    if overwrite == Overwrite::Never {
-                        return Ok(false);
-                    }
-                    remove(fd, name, overwrite)?;
-                }
-                metadata::make_special(fd, name, node).map(|()| true)
-            });
-            match made {
-                Ok(true) => {}
-                Ok(false) => {
-                    add(&self.context.counts.skipped, 1);
-                    return Ok(());
-                }
-                Err(error) => return self.lose(&path, error),
+        if !self.writes() {
+            let there = self.dirs.get(dir).and_then(|fd| metadata::is_special(fd, name, node));
+            match there {
+                Ok(Some(true)) => {}
+                Ok(Some(false)) => self.context.plan(Change::Content, &path),
+                Ok(None) | Err(_) => self.context.plan(Change::Added, &path),
             }
-            let fd = self.dirs.get(dir).map_err(|error| Error::Refused(error.to_string()))?;
-            metadata::apply_special(self.context, fd, name, node, &path);
+            add(&self.context.counts.others, 1);
+            return Ok(());
         }
-        add(&self.context.counts.others, 1);
+        let context = self.context;
+        let made = self.dirs.get(dir).and_then(|fd| match metadata::is_special(fd, name, node)? {
+            Some(_) if context.request.overwrite == Overwrite::Never => Ok(Made::Kept),
+            Some(true) => Ok(Made::Before),
+            there => {
+                if there.is_some() {
+                    make_room(context, fd, name, &path)?;
+                }
+                metadata::make_special(fd, name, node).map(|()| Made::Now)
+            }
+        });
+        match made {
+            Ok(Made::Kept) => add(&context.counts.skipped, 1),
+            Err(error) => return self.lose(&path, error),
+            Ok(made) => {
+                let fd = self.dirs.get(dir).map_err(|error| Error::Refused(error.to_string()))?;
+                if made == Made::Now || metadata::differs_special(fd, name, node) {
+                    metadata::apply_special(context, fd, name, node, &path);
+                }
+                add(&context.counts.others, 1);
+            }
+        }
         Ok(())
     }
 
@@ -396,13 +472,15 @@ impl<'a> Plan<'a> {
     fn work_off_if_full(&mut self) -> Result<()> {
         let is_full = self.batch.wants.len() >= MAX_WANTS
             || self.batch.files.len() + self.batch.links.len() >= MAX_FILES
-            || self.finished.len() >= MAX_FILES;
+            || self.finished.len() >= MAX_FILES
+            || self.batch.extras.len() >= MAX_FILES;
         if is_full { self.work_off() } else { Ok(()) }
     }
 
     /// Fetches and writes what is planned, then gives directories that are complete their metadata.
     fn work_off(&mut self) -> Result<()> {
         let mut batch = std::mem::take(&mut self.batch);
+        in_place::run(self.context, self.target, &mut batch)?;
         fetch::run(self.context, self.target, &mut batch)?;
         if self.context.request.mode == RestoreMode::Nowhere {
             self.context.report.progress().add(batch.files.len() as u64, 0);
@@ -415,6 +493,9 @@ impl<'a> Plan<'a> {
                     self.lose(&path, error)?;
                 }
             }
+        }
+        delete::run(self.context, &mut self.dirs, std::mem::take(&mut batch.extras));
+        if self.writes() {
             self.metadata(&batch)?;
         }
         self.finished.clear();
@@ -426,17 +507,22 @@ impl<'a> Plan<'a> {
         let Some(target) = self.target else { return Ok(()) };
         target.sync().map_err(|error| Error::Refused(format!("cannot sync {}: {error}", self.context.request.target.display())))?;
         batch.for_each_whole_file(self.context, self.target, |dirs, file| {
-            let Some(node) = file.node.as_ref().filter(|_| file.is_written) else { return };
-            match file.sink.open(dirs, OFlags::WRONLY) {
-                Ok(open) => metadata::apply_open(self.context, open.as_fd(), node, &file.path),
-                Err(error) => self.context.error(&file.path, &format!("its metadata cannot be set: {error}")),
+            let Some(node) = file.node.as_ref() else { return };
+            let access = if file.state == State::Kept { OFlags::RDONLY } else { OFlags::WRONLY };
+            match (file.sink.open(dirs, access), file.state) {
+                (Ok(open), State::New) => metadata::apply_open(self.context, open.as_fd(), node, &file.path),
+                (Ok(open), _) => metadata::apply_existing(self.context, open.as_fd(), node, &file.path),
+                // Who may not read a file has not changed it either.
+                (Err(Errno::ACCESS), State::Kept) => {}
+                (Err(error), _) => self.context.error(&file.path, &format!("its metadata cannot be set: {error}")),
             }
             self.context.report.progress().add(1, 0);
         })?;
         // A directory is finished after those within it.
         for (dir, node) in self.finished.drain(..) {
             match self.dirs.get(&dir) {
-                Ok(fd) => metadata::apply_open(self.context, fd, &node, &dir.path()),
+                Ok(fd) if self.context.request.overwrite == Overwrite::Refuse => metadata::apply_open(self.context, fd, &node, &dir.path()),
+                Ok(fd) => metadata::apply_existing(self.context, fd, &node, &dir.path()),
                 Err(error) => self.context.error(&dir.path(), &error.to_string()),
             }
         }
@@ -444,10 +530,29 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Makes room at a name. Directories are not removed: what is in them was not asked about.
-fn remove(dir: BorrowedFd<'_>, name: &CString, overwrite: Overwrite) -> Result<(), Errno> {
-    if matches!(overwrite, Overwrite::Never | Overwrite::Refuse) && look(dir, name)?.is_some() {
+/// How a link, device or pipe came to be there.
+#[derive(PartialEq, Eq)]
+enum Made {
+    /// Now.
+    Now,
+    /// It was there.
+    Before,
+    /// Something was there, and is kept.
+    Kept,
+}
+
+/// Makes room at a name. A directory goes only with `--delete`: otherwise nobody asked about what is in it.
+fn make_room(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path) -> Result<(), Errno> {
+    let request = context.request;
+    let Some(there) = look(dir, name)? else { return Ok(()) };
+    if matches!(request.overwrite, Overwrite::Never | Overwrite::Refuse) {
         return Err(Errno::EXIST);
+    }
+    if kind(&there) == Some(NodeKind::Dir) && request.extras == Extras::Delete {
+        return delete::remove(context, dir, name, path).map_err(|why| {
+            context.error(path, &format!("a directory stands in its place, and cannot be removed: {why}"));
+            Errno::EXIST
+        });
     }
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),

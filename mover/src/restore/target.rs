@@ -67,6 +67,11 @@ impl TargetDir {
         Arc::new(Self { above: None, name: CString::default() })
     }
 
+    /// Whether it is the target itself.
+    pub(super) fn is_root(&self) -> bool {
+        self.above.is_none()
+    }
+
     /// A directory in this one.
     pub(super) fn below(self: &Arc<Self>, name: CString) -> Arc<Self> {
         Arc::new(Self { above: Some(self.clone()), name })

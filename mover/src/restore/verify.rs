@@ -7,7 +7,7 @@ use repository::error::Result;
 use repository::format::BlobKind;
 use rustix::fs::OFlags;
 
-use super::batch::{Batch, PlannedFile};
+use super::batch::{Batch, PlannedFile, State};
 use super::target::{OpenDir, Target};
 use super::{Context, ReadBack, add};
 
@@ -17,8 +17,10 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &Batch)
     }
     batch.for_each_whole_file(context, target, |dirs, file| {
         if let Err(why) = compare(context, dirs, file) {
-            let what =
-                if file.is_written { "differs from the snapshot after it was written" } else { "was kept, but differs from the snapshot" };
+            let what = match file.state {
+                State::New | State::InPlace(_) => "differs from the snapshot after it was written",
+                State::Kept => "was kept, but differs from the snapshot",
+            };
             context.error(&file.path, &format!("{what}: {why}"));
         }
     })

@@ -16,7 +16,7 @@ use crate::id::{BlobId, PackId};
 
 /// Shards grow one at a time: growing never doubles the whole table.
 const SHARDS: usize = 256;
-/// The pack number of blobs that this run stores; nobody reads those in the same run.
+/// The pack number of blobs that this run stores, until their pack is.
 const IN_FLIGHT: u32 = u32::MAX >> 2;
 /// Marks trees in the pack number.
 const TREE: u32 = 1 << 31;
@@ -284,6 +284,25 @@ impl Index {
         shard.insert_unique(hash(&id.0), Entry { id: id.0, pack: IN_FLIGHT | kind, offset: 0, stored: 0, uncompressed: 0 }, rehash);
         self.blobs.fetch_add(1, Ordering::Relaxed);
         Claim::New
+    }
+
+    /// A pack with blobs that were claimed is stored: from here on they can be read.
+    pub(crate) fn settle(&self, pack: &IndexedPack) {
+        let blobs_end = pack.blobs.iter().map(|blob| blob.offset + blob.stored).max().unwrap_or(0);
+        let number = {
+            let Packs { all, numbers } = &mut *self.packs.write().expect("no holder panics");
+            let number = u32::try_from(all.len()).ok().filter(|&number| number < IN_FLIGHT).expect("fewer than a billion packs");
+            numbers.insert(pack.id, number);
+            all.push(PackInfo { id: pack.id, blobs_end, size: header_len(&pack.blobs) + u64::from(blobs_end), files: 1 });
+            number
+        };
+        for blob in &pack.blobs {
+            let mut shard = self.shard(&blob.id.0);
+            if let Some(entry) = shard.find_mut(hash(&blob.id.0), |entry| entry.is(&blob.id, blob.kind) && !entry.is_stored()) {
+                let PackedBlob { offset, stored, uncompressed, .. } = *blob;
+                *entry = Entry { pack: number | entry.pack & TREE, offset, stored, uncompressed: uncompressed.unwrap_or(0), ..*entry };
+            }
+        }
     }
 
     /// All places where a blob lies: more than one if writers met, or a pack was stored again.

@@ -74,6 +74,21 @@ pub struct Added {
     pub stored_bytes: AtomicU64,
 }
 
+impl Added {
+    /// Counts what another writer of the same run has stored.
+    pub fn add(&self, other: &Self) {
+        let pairs = [
+            (&self.data_blobs, &other.data_blobs),
+            (&self.tree_blobs, &other.tree_blobs),
+            (&self.plain_bytes, &other.plain_bytes),
+            (&self.stored_bytes, &other.stored_bytes),
+        ];
+        for (count, more) in pairs {
+            count.fetch_add(more.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
 /// Writes blobs from many threads at once.
 #[derive(Debug)]
 pub struct Writer {
@@ -127,7 +142,7 @@ impl Writer {
     /// A version 1 repository, one that may not be written, or no threads to be had.
     pub fn start(repository: &Arc<Repository>, index: &Arc<Index>, options: WriteOptions) -> Result<Self> {
         must_be_writable(repository)?;
-        let uploads = Uploads::start(repository, &options)?;
+        let uploads = Uploads::start(repository, index, &options)?;
         let packer = Packer::new(options.shares, repository.stop().clone());
         Ok(Self { repository: repository.clone(), index: index.clone(), options, packer, uploads, added: Added::default() })
     }

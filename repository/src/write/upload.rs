@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::index::{IndexFile, IndexedPack};
 use crate::format::pack::{PackedBlob, encode_header};
 use crate::id::PackId;
+use crate::index::Index;
 use crate::index::rewrite::BLOBS_A_FILE;
 use crate::object::{Object, ObjectKind};
 use crate::repository::Repository;
@@ -69,6 +70,7 @@ pub(super) struct Uploads {
 #[derive(Debug)]
 struct Shared {
     repository: Arc<Repository>,
+    index: Arc<Index>,
     pending: Mutex<Pending>,
     failure: Failure,
     giants: ByteBudget,
@@ -89,10 +91,10 @@ impl Pending {
 }
 
 impl Uploads {
-    pub(super) fn start(repository: &Arc<Repository>, options: &WriteOptions) -> Result<Self> {
+    pub(super) fn start(repository: &Arc<Repository>, index: &Arc<Index>, options: &WriteOptions) -> Result<Self> {
         let giants = ByteBudget::new(options.shares.tree_bytes, repository.stop().clone());
-        let shared =
-            Arc::new(Shared { repository: repository.clone(), pending: Mutex::new(Pending::new()), failure: Failure::default(), giants });
+        let (repository, index) = (repository.clone(), index.clone());
+        let shared = Arc::new(Shared { repository, index, pending: Mutex::new(Pending::new()), failure: Failure::default(), giants });
         // The pool of pack buffers is the bound; the queue only hands over.
         let (packs_tx, packs_rx) = crossbeam_channel::bounded(0);
         let mut threads = Vec::new();
@@ -171,9 +173,11 @@ impl Shared {
         bytes.extend_from_slice(&list.to_le_bytes());
         let object = Object::content_named(ObjectKind::Pack, pack.bytes.into_bytes());
         self.repository.store().put(&object, PutMode::Replace)?;
+        let stored = IndexedPack { id: PackId(object.name.id.0), blobs: pack.blobs };
+        self.index.settle(&stored);
         let mut pending = self.pending.lock().expect("no holder panics");
-        pending.blobs += pack.blobs.len();
-        pending.packs.push(IndexedPack { id: PackId(object.name.id.0), blobs: pack.blobs });
+        pending.blobs += stored.blobs.len();
+        pending.packs.push(stored);
         Ok(())
     }
 

@@ -222,6 +222,9 @@ pub(crate) struct Backup {
     /// How long an interrupted run may take to keep what is done
     #[arg(long, value_name = "TIME", default_value = "30s", requires = "source_id")]
     pub(crate) grace: Span,
+    /// How often what is done is kept on the way: a run that is killed (power, kill -9) loses no more
+    #[arg(long, value_name = "TIME", default_value = "10m", requires = "source_id")]
+    pub(crate) record_every: Span,
     /// How hard to compress
     #[arg(long, value_enum, default_value = "default")]
     pub(crate) compression: CompressionLevel,
@@ -283,6 +286,10 @@ pub(crate) struct Restore {
     /// What to do with files that are there already; without this a target that is not empty is refused
     #[arg(long, value_enum)]
     pub(crate) overwrite: Option<OverwriteMode>,
+    /// Remove what the snapshot does not have from the directories that are restored; --dry-run shows it first. What --exclude
+    /// leaves out stays, and after an error nothing more goes
+    #[arg(long, requires = "overwrite")]
+    pub(crate) delete: bool,
     /// Say what would be done, write nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
@@ -296,9 +303,9 @@ pub(crate) struct Restore {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OverwriteMode {
-    /// Replace them all
+    /// Compare all of their content, and write what differs
     Always,
-    /// Replace those of another size or time
+    /// Believe those of the same size and time; compare the others, and write what differs
     IfChanged,
     /// Keep them all
     Never,

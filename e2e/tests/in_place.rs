@@ -1,0 +1,221 @@
+//! Restores into what is there: only what differs is fetched and written, and with `--delete` nothing else is left.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use e2e::place::{Loop, Mounted, Place, assert_refused};
+use e2e::program::Ran;
+use e2e::tree::{assert_same, difficult, many, random};
+use rustix::process::Signal;
+
+fn source() -> Place {
+    let place = Place::new();
+    difficult(&place.path("source/difficult"));
+    many(&place.path("source/many"), 600);
+    place.file("source/large", &random(48 << 20, 1));
+    place.mover.ok(&["backup", &place.text("source"), "--as", "/shop/data"]);
+    place.mover.ok(&["restore", "latest", &place.text("target")]);
+    place
+}
+
+fn number(ran: &Ran, key: &str) -> u64 {
+    ran.json(key).as_u64().unwrap()
+}
+
+fn received(ran: &Ran) -> u64 {
+    ran.json("requests")["bytes_received"].as_u64().unwrap()
+}
+
+fn overwrite(path: &Path, at: u64, bytes: &[u8]) {
+    fs::File::options().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+}
+
+/// What tells whether an entry was touched.
+fn identity(path: &Path) -> (u64, i64, i64) {
+    let meta = fs::symlink_metadata(path).unwrap();
+    (meta.ino(), meta.ctime(), meta.ctime_nsec())
+}
+
+#[test]
+fn only_what_differs_is_fetched_and_nothing_else_is_touched() {
+    let place = source();
+    let (target, untouched) = (place.text("target"), ["many/0000/file-000007", "difficult/link", "difficult/random", "difficult/d"]);
+    for mode in ["always", "if-changed"] {
+        let before = untouched.map(|name| identity(&place.path("target").join(name)));
+        let inode = fs::metadata(place.path("target/large")).unwrap().ino();
+        overwrite(&place.path("target/large"), 20 << 20, &random(1 << 20, 2));
+        fs::File::options().append(true).open(place.path("target/many/0000/file-000001")).unwrap().write_at(b"longer", 0).unwrap();
+        fs::File::options().write(true).open(place.path("target/many/0001/file-000501")).unwrap().set_len(1).unwrap();
+        fs::set_permissions(place.path("target/many/0000/file-000002"), fs::Permissions::from_mode(0o666)).unwrap();
+        xattr::set(place.path("target/many/0000/file-000003"), "user.new", b"x").unwrap();
+        std::os::unix::fs::chown(place.path("target/many"), Some(77), None).unwrap();
+        fs::remove_file(place.path("target/many/0000/file-000004")).unwrap();
+        fs::remove_file(place.path("target/difficult/dangling")).unwrap();
+        symlink("elsewhere", place.path("target/difficult/dangling")).unwrap();
+        let restore = ["--json", "restore", "latest", &target, "--overwrite", mode];
+        let plan = place.mover.ok(&[&restore[..], &["--dry-run"]].concat());
+        assert!(plan.lines("difference").iter().any(|line| line["path"] == "large" && line["change"] == "content"), "{plan:?}");
+        let ran = place.mover.ok(&restore);
+        assert_same(&place.path("source"), &place.path("target"));
+        assert_eq!(before, untouched.map(|name| identity(&place.path("target").join(name))), "{mode}");
+        assert_eq!(inode, fs::metadata(place.path("target/large")).unwrap().ino());
+        // Two chunks at most were hit, of 8 MiB at most.
+        let fetched = number(&ran, "bytes_to_fetch");
+        assert!(fetched < 17 << 20 && number(&ran, "bytes_in_place") >= 32 << 20, "{mode}: {ran:?}");
+        assert_eq!((number(&plan, "bytes_to_fetch"), number(&plan, "files_restored")), (fetched, number(&ran, "files_restored")));
+        assert!(received(&ran) < fetched + (4 << 20), "{ran:?}");
+    }
+    // Nothing differs any more. (A file with several names is written anew where content is not believed.)
+    for (mode, fetched) in [("if-changed", 0), ("always", 1)] {
+        let ran = place.mover.ok(&["--json", "restore", "latest", &target, "--overwrite", mode, "--verify"]);
+        assert_eq!((number(&ran, "pack_requests"), number(&ran, "files_restored")), (fetched, fetched), "{ran:?}");
+    }
+    assert_same(&place.path("source"), &place.path("target"));
+}
+
+#[test]
+fn other_names_of_a_file_keep_what_they_have() {
+    let place = source();
+    fs::hard_link(place.path("target/large"), place.path("other-name")).unwrap();
+    overwrite(&place.path("target/large"), 0, b"changed");
+    place.mover.ok(&["restore", "latest", &place.text("target"), "--overwrite", "if-changed"]);
+    assert!(fs::read(place.path("other-name")).unwrap().starts_with(b"changed"));
+    assert_same(&place.path("source"), &place.path("target"));
+    // A program that runs cannot be written to: it is replaced.
+    fs::copy("/bin/sleep", place.path("source/sleep")).unwrap();
+    place.mover.ok(&["backup", &place.text("source"), "--as", "/shop/data"]);
+    fs::copy("/bin/sleep", place.path("target/sleep")).unwrap();
+    let mut running = std::process::Command::new(place.path("target/sleep")).arg("60").spawn().unwrap();
+    place.mover.ok(&["restore", "latest", &place.text("target"), "--overwrite", "always"]);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_same(&place.path("source"), &place.path("target"));
+}
+
+#[test]
+fn of_a_device_only_other_blocks_are_written() {
+    let place = Place::new();
+    let image = random(64 << 20, 1);
+    place.file("disk", &image);
+    place.mover.ok(&["backup", "--block", &place.text("disk"), "--as", "/vm/root"]);
+    place.file("device", &image);
+    overwrite(&place.path("device"), (33 << 20) + 5, b"changed");
+    let device = Loop::new(&place.path("device"));
+    let restore = ["--json", "restore", "latest", &device.0];
+    let ran = place.mover.ok(&[&restore[..], &["--overwrite", "always"]].concat());
+    assert_eq!((number(&ran, "bytes_restored"), number(&ran, "bytes_in_place")), (4 << 20, 60 << 20), "{ran:?}");
+    assert!(number(&ran, "bytes_to_fetch") < 5 << 20);
+    let whole = place.mover.ok(&restore);
+    assert_eq!(number(&whole, "bytes_restored"), 64 << 20, "without being asked it is not read");
+    drop(device);
+    assert!(fs::read(place.path("device")).unwrap() == image);
+}
+
+#[test]
+fn what_the_snapshot_does_not_have_goes() {
+    let place = source();
+    let (target, outside) = (place.path("target"), place.path("outside"));
+    place.file("outside/precious", b"precious");
+    place.file("target/extra", b"extra");
+    place.file("target/many/extra/deep/er", b"extra");
+    symlink(&outside, target.join("extra-link")).unwrap();
+    symlink(&outside, target.join("many/extra/link")).unwrap();
+    place.file("target/lost+found/what-fsck-found", b"kept");
+    place.file("target/many/keep.me", b"excluded");
+    place.file("target/many/extra/keep.me", b"excluded");
+    // Of another kind on either side.
+    fs::remove_file(target.join("large")).unwrap();
+    place.file("target/large/was/a/file", b"a directory");
+    fs::remove_dir_all(target.join("difficult/a")).unwrap();
+    place.file("target/difficult/a", b"a file");
+    let before = e2e::tree::manifest(&target);
+    let restore = ["--json", "restore", "latest", &place.text("target"), "--overwrite", "if-changed", "--delete", "--exclude", "keep.me"];
+    let plan = place.mover.ok(&[&restore[..], &["--dry-run"]].concat());
+    let mut gone: Vec<_> = plan
+        .lines("difference")
+        .iter()
+        .filter(|line| line["change"] == "removed")
+        .map(|line| line["path"].as_str().unwrap().to_owned())
+        .collect();
+    gone.sort();
+    assert_eq!(gone, ["extra", "extra-link", "many/extra"], "{plan:?}");
+    assert_eq!(before, e2e::tree::manifest(&target), "a plan changes nothing");
+    let ran = place.mover.ok(&restore);
+    // extra, extra-link, er, deep, link, and what stood in place of the file: file, a, was, large.
+    assert_eq!(number(&ran, "deleted"), 9, "{ran:?}");
+    assert_eq!(fs::read(outside.join("precious")).unwrap(), b"precious");
+    assert_eq!(fs::read(target.join("lost+found/what-fsck-found")).unwrap(), b"kept");
+    for kept in ["many/keep.me", "many/extra/keep.me"] {
+        assert_eq!(fs::read(target.join(kept)).unwrap(), b"excluded");
+    }
+    place.mover.ok(&restore[..restore.len() - 2]);
+    fs::remove_dir_all(target.join("lost+found")).unwrap();
+    place.mover.ok(&["restore", "latest", &place.text("target"), "--overwrite", "if-changed"]);
+    assert_same(&place.path("source"), &target);
+    // Of what is not restored, nothing goes.
+    place.file("target/extra", b"extra");
+    place.file("target/many/extra", b"extra");
+    let part = ["restore", "latest", &place.text("target"), "--overwrite", "if-changed", "--delete", "--include", "many"];
+    place.mover.ok(&part);
+    assert!(target.join("extra").exists() && target.join("difficult").exists() && !target.join("many/extra").exists());
+}
+
+#[test]
+fn what_must_not_go_stays() {
+    let place = source();
+    let target = place.text("target");
+    let restore = |args: &[&str]| place.mover.run(&[&["restore", "latest", &target], args].concat());
+    assert_refused(&restore(&["--delete"]), 1, "--overwrite <OVERWRITE>");
+    assert_refused(&restore(&["--delete", "--overwrite", "never"]), 1, "--overwrite never does not");
+    let of_file = ["restore", "latest:/shop/data/large", &target, "--overwrite", "always", "--delete"];
+    assert_refused(&place.mover.run(&of_file), 1, "what is to be restored is one file");
+    // Another file system within.
+    let mounted = Mounted::tmpfs(&place.path("target/extra/mounted"), "1m");
+    place.file("target/extra/mounted/precious", b"precious");
+    let ran = restore(&["--delete", "--overwrite", "if-changed"]);
+    assert_refused(&ran, 3, "another file system is mounted");
+    assert!(place.path("target/extra/mounted/precious").exists());
+    drop(mounted);
+    fs::remove_dir_all(place.path("target/extra")).unwrap();
+    // After an error nothing goes: what is damaged may have another name there.
+    place.file("target/extra", b"extra");
+    fs::remove_file(place.path("target/large")).unwrap();
+    let folders = fs::read_dir(place.path("repository/data")).unwrap().flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+    let largest = folders.map(|pack| pack.unwrap().path()).max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&largest).unwrap();
+    bytes.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
+    fs::set_permissions(&largest, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&largest, bytes).unwrap();
+    let ran = restore(&["--delete", "--overwrite", "if-changed", "--json"]);
+    assert_eq!((ran.code, number(&ran, "deleted"), number(&ran, "extras_kept")), (3, 0, 1), "{ran:?}");
+    assert!(place.path("target/extra").exists());
+    // A snapshot of nothing.
+    fs::create_dir(place.path("empty")).unwrap();
+    place.mover.ok(&["backup", &place.text("empty"), "--allow-empty"]);
+    assert_refused(&restore(&["--delete", "--overwrite", "always"]), 1, "would remove all");
+    assert!(place.path("target/extra").exists());
+}
+
+#[test]
+fn one_that_was_killed_is_made_whole_by_the_next() {
+    let place = source();
+    for round in 0..4_u64 {
+        overwrite(&place.path("target/large"), 0, &random(48 << 20, 10 + round));
+        fs::remove_dir_all(place.path("target/many")).unwrap();
+        place.file("target/many/extra", b"extra");
+        let args = ["restore", "latest", &place.text("target"), "--overwrite", "if-changed", "--delete"];
+        let mut running = place.mover.start_unheard(&args);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(60 + 40 * round) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running.signal(Signal::KILL);
+        running.wait();
+        place.mover.ok(&args);
+        assert_same(&place.path("source"), &place.path("target"));
+        place.mover.ok(&["unlock", "--remove-all"]);
+    }
+}
