@@ -80,7 +80,7 @@ pub fn as_nobody(place: &Place, args: &[&str]) -> Ran {
     program.run(&[&setpriv, args].concat())
 }
 
-/// A file system in memory; gone with the test.
+/// Something mounted; gone with the test.
 #[derive(Debug)]
 pub struct Mounted(pub PathBuf);
 
@@ -90,6 +90,13 @@ impl Mounted {
         fs::create_dir_all(at).unwrap();
         let done = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).status().unwrap();
         assert!(done.success(), "cannot mount a tmpfs: these tests need root");
+        Self(at.to_owned())
+    }
+
+    /// Shows a directory at another place, too.
+    pub fn bind(directory: &Path, at: &Path) -> Self {
+        fs::create_dir_all(directory).unwrap();
+        assert!(Command::new("mount").arg("--bind").args([directory, at]).status().unwrap().success());
         Self(at.to_owned())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,7 @@ fn what_the_snapshot_does_not_have_goes() {
     place.file("target/many/extra/deep/er", b"extra");
     symlink(&outside, target.join("extra-link")).unwrap();
     symlink(&outside, target.join("many/extra/link")).unwrap();
+    drop(UnixListener::bind(target.join("many/socket")).unwrap());
     place.file("target/lost+found/what-fsck-found", b"kept");
     place.file("target/many/keep.me", b"excluded");
     place.file("target/many/extra/keep.me", b"excluded");
@@ -141,11 +143,15 @@ fn what_the_snapshot_does_not_have_goes() {
         .map(|line| line["path"].as_str().unwrap().to_owned())
         .collect();
     gone.sort();
-    assert_eq!(gone, ["extra", "extra-link", "many/extra"], "{plan:?}");
+    let in_extra = ["many/extra/deep", "many/extra/deep/er", "many/extra/link"];
+    let in_place = ["difficult/a", "large", "large/was", "large/was/a", "large/was/a/file"];
+    let mut expected = [&["extra", "extra-link"][..], &in_extra, &in_place[1..]].concat();
+    expected.sort_unstable();
+    assert_eq!(gone, expected, "{plan:?}");
+    assert!(plan.lines("difference").iter().any(|line| line["path"] == "difficult/a" && line["change"] == "kind"), "{plan:?}");
     assert_eq!(before, e2e::tree::manifest(&target), "a plan changes nothing");
     let ran = place.mover.ok(&restore);
-    // extra, extra-link, er, deep, link, and what stood in place of the file: file, a, was, large.
-    assert_eq!(number(&ran, "deleted"), 9, "{ran:?}");
+    assert_eq!((number(&ran, "deleted"), number(&plan, "deleted")), (9, 9), "{ran:?}");
     assert_eq!(fs::read(outside.join("precious")).unwrap(), b"precious");
     assert_eq!(fs::read(target.join("lost+found/what-fsck-found")).unwrap(), b"kept");
     for kept in ["many/keep.me", "many/extra/keep.me"] {
@@ -153,6 +159,8 @@ fn what_the_snapshot_does_not_have_goes() {
     }
     place.mover.ok(&restore[..restore.len() - 2]);
     fs::remove_dir_all(target.join("lost+found")).unwrap();
+    // No snapshot has sockets.
+    fs::remove_file(target.join("many/socket")).unwrap();
     place.mover.ok(&["restore", "latest", &place.text("target"), "--overwrite", "if-changed"]);
     assert_same(&place.path("source"), &target);
     // Of what is not restored, nothing goes.
@@ -180,6 +188,16 @@ fn what_must_not_go_stays() {
     assert!(place.path("target/extra/mounted/precious").exists());
     drop(mounted);
     fs::remove_dir_all(place.path("target/extra")).unwrap();
+    // At a directory of the snapshot, also of the same file system.
+    let mounted = Mounted::tmpfs(&place.path("target/many/0001"), "1m");
+    place.file("target/many/0001/precious", b"precious");
+    let bound = Mounted::bind(&place.path("other"), &place.path("target/many/0000"));
+    place.file("other/precious", b"precious");
+    assert_eq!(restore(&["--delete", "--overwrite", "if-changed"]).code, 0);
+    assert!(place.path("target/many/0001/precious").exists() && place.path("other/precious").exists());
+    drop((mounted, bound));
+    place.mover.ok(&["restore", "latest", &target, "--overwrite", "if-changed", "--delete"]);
+    assert_same(&place.path("source"), &place.path("target"));
     // After an error nothing goes: what is damaged may have another name there.
     place.file("target/extra", b"extra");
     fs::remove_file(place.path("target/large")).unwrap();
@@ -192,11 +210,44 @@ fn what_must_not_go_stays() {
     let ran = restore(&["--delete", "--overwrite", "if-changed", "--json"]);
     assert_eq!((ran.code, number(&ran, "deleted"), number(&ran, "extras_kept")), (3, 0, 1), "{ran:?}");
     assert!(place.path("target/extra").exists());
+    // What a lost blob would be needed for is left as it is, though it is not what the snapshot says.
+    fs::write(place.path("target/difficult/plain.txt"), b"changed").unwrap();
+    place.mover.ok(&["repair", "packs", "--apply"]);
+    let ran = restore(&["--overwrite", "always", "--json"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let lost = ran.lines("item");
+    assert!(lost.iter().any(|item| item["path"] == "many/0000/file-000007") || lost.iter().any(|item| item["path"] == "large"), "{ran:?}");
+    let is_there = |item: &&serde_json::Value| place.path("target").join(item["path"].as_str().unwrap()).exists();
+    assert!(lost.iter().filter(is_there).count() + 1 >= lost.len(), "only the large one was gone before: {ran:?}");
     // A snapshot of nothing.
     fs::create_dir(place.path("empty")).unwrap();
     place.mover.ok(&["backup", &place.text("empty"), "--allow-empty"]);
     assert_refused(&restore(&["--delete", "--overwrite", "always"]), 1, "would remove all");
     assert!(place.path("target/extra").exists());
+}
+
+#[test]
+fn what_the_backup_left_out_says_nothing() {
+    let place = Place::new();
+    many(&place.path("source"), 10);
+    place.file("source/cache/file", b"left out");
+    place.mover.ok(&["backup", &place.text("source"), "--as", "/shop/data", "--exclude", "/shop/data/cache", "--exclude", "*.tmp"]);
+    place.file("source/0000/x.tmp", b"left out");
+    place.file("source/extra", b"extra");
+    let restore = ["restore", "latest", &place.text("source"), "--overwrite", "if-changed", "--delete"];
+    place.mover.ok(&restore);
+    assert!(place.path("source/cache/file").exists() && place.path("source/0000/x.tmp").exists() && !place.path("source/extra").exists());
+    place.mover.ok(&["tag", "--add", "estiba:incomplete", "latest"]);
+    assert_refused(&place.mover.run(&restore), 1, "the snapshot lacks items");
+}
+
+#[test]
+fn a_link_where_a_directory_was_is_not_asked_about() {
+    let place = source();
+    fs::rename(place.path("target/many"), place.path("moved")).unwrap();
+    symlink(place.path("moved"), place.path("target/many")).unwrap();
+    place.mover.ok(&["restore", "latest", &place.text("target"), "--overwrite", "always", "--include", "plain.txt"]);
+    assert!(fs::symlink_metadata(place.path("target/many")).unwrap().is_symlink());
 }
 
 #[test]

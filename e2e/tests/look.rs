@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -181,7 +181,7 @@ fn a_directory_is_dumped_as_an_archive_that_tar_restores() {
     mover.ok(&["init"]);
     difficult(&place.path("source/difficult"));
     many(&place.path("source/many"), 2000);
-    place.file("source/large", &random(40 << 20, 1));
+    place.file("source/large", &random(200 << 20, 1));
     place.file("source/repeated", &random(64 << 10, 2).repeat(200));
     mover.ok(&["backup", &place.text("source"), "--as", "/shop/data"]);
     dump_to_tar(&mover, &["latest"], &place.path("whole"));
@@ -193,8 +193,10 @@ fn a_directory_is_dumped_as_an_archive_that_tar_restores() {
         let dumped = mover.command(&["dump", "latest", &format!("/shop/data/{name}")]).output().unwrap();
         assert!(dumped.status.success() && dumped.stdout == fs::read(place.path("source").join(name)).unwrap(), "{name}");
     }
-    // A reader that goes ends it, and the lock is gone.
-    let mut dump = mover.command(&["dump", "latest"]).spawn().unwrap();
+    // A reader that goes ends it, however much is on its way, and the lock is gone.
+    let mut dump = mover.clone().arg("--memory").arg("128MiB").command(&["dump", "latest", "/shop/data/large"]).spawn().unwrap();
+    dump.stdout.as_mut().unwrap().read_exact(&mut [0; 100_000]).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
     drop(dump.stdout.take());
     let ended = dump.wait_with_output().unwrap();
     assert!(!ended.status.success() && String::from_utf8_lossy(&ended.stderr).contains("Broken pipe"), "{ended:?}");

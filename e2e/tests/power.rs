@@ -108,7 +108,7 @@ fn a_power_cut_at_any_moment_leaves_what_is_visible_whole() {
     let disk = Disk::new(place.path("disk.img"), place.path("disk"));
     at(&disk).ok(&["init"]);
     let source = place.text("source");
-    let mut seen = std::collections::BTreeSet::new();
+    let mut in_the_middle = 0;
     for round in 0..12_u64 {
         for i in 0..8 {
             place.file(&format!("source/{i}"), &random(1 << 20, round * 8 + i));
@@ -122,11 +122,11 @@ fn a_power_cut_at_any_moment_leaves_what_is_visible_whole() {
         let cut = disk.after_a_cut("cut");
         running.signal(Signal::KILL);
         running.wait();
+        in_the_middle += u32::from(e2e::place::objects(&cut.at.join("repository/locks")) > 0);
         at(&cut).ok(&["unlock", "--remove-all"]);
         at(&cut).ok(&["check", "--read-data"]);
         let snapshots = at(&cut).ok(&["snapshots", "--json"]).lines("snapshot");
         snapshots.iter().for_each(|snapshot| drop(at(&cut).ok(&["verify", snapshot["id"].as_str().unwrap()])));
-        seen.insert(snapshots.len());
         drop(cut);
         at(&disk).ok(&["unlock", "--remove-all"]);
         if round % 4 == 2 {
@@ -134,7 +134,7 @@ fn a_power_cut_at_any_moment_leaves_what_is_visible_whole() {
             at(&disk).ok(&["forget", "--keep-last", "1", "--group-by", ""]);
         }
     }
-    assert!(!seen.is_empty());
+    assert!(in_the_middle > 3, "only {in_the_middle} of 12 cuts came while something was being done");
 }
 
 impl Disk {

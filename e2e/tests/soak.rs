@@ -76,8 +76,8 @@ const ACTS: [(u64, Act); 15] = [
     (2, Act::Keys),
 ];
 
-/// How processes ended: done, excluded by others, interrupted or killed, failed.
-type Tally = BTreeMap<Act, [u64; 4]>;
+/// How processes ended: done, excluded by others, interrupted or killed.
+type Tally = BTreeMap<Act, [u64; 3]>;
 
 struct World {
     minio: Minio,
@@ -116,9 +116,9 @@ fn whatever_comes_everything_visible_restores() {
     });
     let met = world.proxy.met();
     println!("seed {seed}, {seconds} s, {CLIENTS} clients, {met} requests met a fault");
-    println!("{:<14} {:>6} {:>9} {:>6} {:>6}", "", "done", "excluded", "ended", "failed");
-    for (act, [done, excluded, ended, failed]) in world.tally.lock().unwrap().iter() {
-        println!("{:<14} {done:>6} {excluded:>9} {ended:>6} {failed:>6}", format!("{act:?}"));
+    println!("{:<14} {:>6} {:>9} {:>6}", "", "done", "excluded", "ended");
+    for (act, [done, excluded, ended]) in world.tally.lock().unwrap().iter() {
+        println!("{:<14} {done:>6} {excluded:>9} {ended:>6}", format!("{act:?}"));
     }
     let snapshots: usize = clients.iter_mut().map(Client::everything_is_as_it_must_be).sum();
     println!("{snapshots} snapshots were there at the end, and restored");
@@ -197,10 +197,9 @@ impl<'a> Client<'a> {
             75 | 130 | 137 => 2,
             _ => 3,
         };
+        // With few faults, what is tried again succeeds.
+        assert!(how < 3, "client {} {act:?}: {ran:?}", self.number);
         self.count(act, how);
-        // A store that cannot be reached for long, or a lock that was lost meanwhile, is a failure that leaves all as it was.
-        let is_clean = how < 3 || ["tried", "lock", "Connection", "connection"].iter().any(|word| ran.stderr.contains(word));
-        assert!(is_clean, "client {} {act:?}: {ran:?}", self.number);
         assert!(!ran.stderr.contains("panicked"), "{ran:?}");
         how == 0
     }
@@ -280,7 +279,7 @@ impl<'a> Client<'a> {
     /// Ids of the snapshots with a tag; `None` if that could not be found out. One that must be there is.
     fn ids(&self, tag: &str) -> Option<Vec<String>> {
         let ran = self.mover().run(&["snapshots", "--json", "--tag", tag, "--retry-lock", "60s"]);
-        if ran.code != 0 {
+        if !self.judge(Act::Look, &ran) {
             return None;
         }
         let ids: Vec<String> = ran.lines("snapshot").iter().map(|snapshot| snapshot["id"].as_str().unwrap().to_owned()).collect();
@@ -308,11 +307,9 @@ impl<'a> Client<'a> {
             _ => {
                 fs::create_dir(&target).unwrap();
                 let archive = self.dir.path().join("archive.tar");
-                let dump = self.mover().command(&["dump", &id, &source, "--retry-lock", "20s"]);
-                let mut dump = dump;
-                let ended = dump.stdout(fs::File::create(&archive).unwrap()).output().unwrap();
-                let is_done = ended.status.success();
-                self.count(act, if is_done { 0 } else { 3 });
+                let mut dump = self.mover().command(&["dump", &id, &source, "--retry-lock", "20s"]);
+                let ended = Ran::of(&dump.stdout(fs::File::create(&archive).unwrap()).output().unwrap());
+                let is_done = self.judge(act, &ended);
                 let unpack = || std::process::Command::new("tar").args(["-x", "-p", "-f"]).arg(&archive).arg("-C").arg(&target).status();
                 is_done && unpack().unwrap().success()
             }
@@ -349,10 +346,12 @@ impl<'a> Client<'a> {
     fn keys(&mut self) {
         let file = self.path("password");
         fs::write(&file, format!("password of {}", self.number)).unwrap();
-        if !self.run(Act::Keys, &["key", "add", "--new-password-file", &file]) {
+        let own = self.mover().env("MOVER_PASSWORD", format!("password of {}", self.number));
+        // One that was not removed last time goes now: stock clients try twenty keys and no more.
+        let is_there = own.run(&["key", "list"]).code == 0;
+        if !is_there && !self.run(Act::Keys, &["key", "add", "--new-password-file", &file]) {
             return;
         }
-        let own = self.mover().env("MOVER_PASSWORD", format!("password of {}", self.number));
         let ran = own.run(&["key", "list", "--json"]);
         let keys = ran.lines("key");
         let Some(id) = keys.iter().find(|key| key["current"] == true).and_then(|key| key["id"].as_str().map(str::to_owned)) else { return };

@@ -125,18 +125,30 @@ impl Repository {
     }
 
     /// Gives a snapshot other tags: it is saved again with them, and then the old one is removed, so that one of them is there at
-    /// each moment. `all` are those that there are: what an interrupted run saved is not saved again.
+    /// each moment. `all` are all that there are: what an interrupted run saved is not saved again.
     ///
     /// # Errors
     /// Those of the store; [`Error::Refused`].
     pub fn tag_snapshot(&self, old: &Stored, tags: Vec<String>, all: &[Stored]) -> Result<ObjectId> {
         self.may_remove()?;
-        let original = old.snapshot.original.or(Some(old.id));
-        let tagged = Snapshot { tags, original, ..old.snapshot.clone() };
-        let id = match all.iter().find(|other| other.id != old.id && other.snapshot == tagged) {
+        let original = old.snapshot.original.unwrap_or(old.id);
+        // As JSON, so that all else stays as its writer wrote it.
+        let name = ObjectName::new(ObjectKind::Snapshot, old.id);
+        let json = self.load_unpacked(&name, MAX_SNAPSHOT_BYTES)?;
+        let mut tagged: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&json).map_err(|error| self.damaged(&name, error.to_string()))?;
+        tagged.insert("original".to_owned(), original.hex().into());
+        if tags.is_empty() {
+            tagged.remove("tags")
+        } else {
+            tagged.insert("tags".to_owned(), tags.into())
+        };
+        let tagged = serde_json::to_vec(&tagged).expect("JSON always serialises");
+        let wanted = Snapshot::decode(&tagged).map_err(|what| self.damaged(&name, what))?;
+        let id = match all.iter().find(|other| other.id != old.id && other.snapshot == wanted) {
             Some(saved) => saved.id,
             // All it needs is what the old one needs, and that is visible.
-            None => self.save_unpacked(ObjectKind::Snapshot, tagged.encode())?,
+            None => self.save_unpacked(ObjectKind::Snapshot, tagged)?,
         };
         self.remove_snapshot(old.id)?;
         Ok(id)

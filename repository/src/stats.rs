@@ -1,6 +1,6 @@
 //! What snapshots hold, and what that takes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
@@ -32,7 +32,7 @@ impl Totals {
         self.files += other.files;
         self.dirs += other.dirs;
         self.others += other.others;
-        self.bytes += other.bytes;
+        self.bytes = self.bytes.saturating_add(other.bytes);
     }
 }
 
@@ -57,7 +57,7 @@ pub struct Stats {
     /// Their trees.
     pub trees: Blobs,
     /// Blobs that they need and that are in no index.
-    pub lost: u64,
+    pub lost: HashSet<(BlobId, BlobKind)>,
 }
 
 struct Level {
@@ -115,7 +115,7 @@ fn walk(trees: &Trees, index: &Index, stop: &Stop, root: BlobId, known: &mut Has
             }
             (NodeKind::File, _) => {
                 level.totals.files += 1;
-                level.totals.bytes += node.size;
+                level.totals.bytes = level.totals.bytes.saturating_add(node.size);
                 node.content.iter().flatten().for_each(|id| stats.count(index, id, BlobKind::Data));
             }
             _ => level.totals.others += 1,
@@ -131,7 +131,7 @@ impl Stats {
             return;
         }
         if !index.mark(id, kind, &|_| true) {
-            self.lost += 1;
+            self.lost.insert((*id, kind));
             return;
         }
         let blob = index.location(id, kind).expect("marked just now").blob;

@@ -23,7 +23,7 @@ mod walk;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use contract::Severity;
@@ -175,11 +175,15 @@ struct Context<'a> {
     failed: AtomicBool,
     /// Something was left for the next run, or lap.
     is_cut: AtomicBool,
-    /// When what is done is to be kept.
-    lap_ends: Option<Instant>,
+    lap_began: Instant,
+    /// When what is done is to be kept: known since something was read that had not been done before. `None` in it: never.
+    lap_ends: OnceLock<Option<Instant>>,
     /// It is time for that.
     lap_is_over: AtomicBool,
 }
+
+/// A lap passes what is done before it comes to what is not. It takes so many times as long in all, at least.
+const LAP_PER_WAY: u32 = 10;
 
 impl Context<'_> {
     /// The first failure ends everything; later ones follow from it.
@@ -193,11 +197,21 @@ impl Context<'_> {
         if self.repository.stop().is_paused() || self.lap_is_over.load(Ordering::Relaxed) {
             return true;
         }
-        let is_over = self.lap_ends.is_some_and(|end| Instant::now() >= end);
+        let is_over = self.lap_ends.get().copied().flatten().is_some_and(|end| Instant::now() >= end);
         if is_over {
             self.lap_is_over.store(true, Ordering::Relaxed);
         }
         is_over
+    }
+
+    /// Counts what was read for the first time.
+    fn has_read(&self, bytes: u64) {
+        add(&self.counts.bytes_read, bytes);
+        self.lap_ends.get_or_init(|| {
+            let way = self.lap_began.elapsed();
+            let every = self.request.resume.as_ref()?.every.max(way.saturating_mul(LAP_PER_WAY));
+            Instant::now().checked_add(every)
+        });
     }
 
     /// Whether to come to an end: whoever asks leaves out what is still to do.
@@ -284,28 +298,31 @@ enum Lap {
 /// What earlier laps of this run have done.
 #[derive(Default)]
 struct Laps {
+    files_done: u64,
     bytes_read: u64,
     added: Added,
-    /// What an earlier run had done: the first lap has seen it.
-    resumed: Option<[u64; 2]>,
 }
 
 impl Laps {
     fn add(&mut self, counts: &Counts, added: &Added) {
-        self.bytes_read += counts.bytes_read.load(Ordering::Relaxed);
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        self.bytes_read += get(&counts.bytes_read);
+        self.files_done += (get(&counts.files_new) + get(&counts.files_changed)).saturating_sub(get(&counts.files_resumed));
         self.added.add(added);
-        self.resumed.get_or_insert_with(|| [&counts.files_resumed, &counts.bytes_resumed].map(|count| count.load(Ordering::Relaxed)));
     }
 
-    /// Says of the last lap what is so of the run.
+    /// Says of the last lap what is so of the run: what an earlier lap did, no earlier run had done.
     fn finish(&self, counts: &Counts, added: &Added) {
-        counts.bytes_read.fetch_add(self.bytes_read, Ordering::Relaxed);
-        added.add(&self.added);
-        if let Some([files, bytes]) = self.resumed {
-            counts.files_resumed.store(files, Ordering::Relaxed);
-            counts.bytes_resumed.store(bytes, Ordering::Relaxed);
+        for (count, here) in [(&counts.files_resumed, self.files_done), (&counts.bytes_resumed, self.bytes_read)] {
+            count.store(count.load(Ordering::Relaxed).saturating_sub(here), Ordering::Relaxed);
         }
+        add(&counts.bytes_read, self.bytes_read);
+        added.add(&self.added);
     }
+}
+
+fn add(count: &AtomicU64, by: u64) {
+    count.fetch_add(by, Ordering::Relaxed);
 }
 
 /// A lock that stays behind blocks others for a while; it undoes nothing of what was done.
@@ -348,7 +365,8 @@ fn save(
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
-            lap_ends: request.resume.as_ref().map(|resume| Instant::now() + resume.every),
+            lap_began: Instant::now(),
+            lap_ends: OnceLock::new(),
             lap_is_over: AtomicBool::new(false),
         };
         let done = if let Found::Tree(tree) = done { Some(*tree) } else { None };

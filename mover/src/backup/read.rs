@@ -198,7 +198,7 @@ impl Reader<'_> {
         self.chunker.reset();
         while let Some(chunk) = self.chunker.next_chunk(stream)? {
             total += chunk.len() as u64;
-            self.context.counts.bytes_read.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            self.context.has_read(chunk.len() as u64);
             let mut buffer = self.context.buffers.take(self.context.repository.stop()).ok_or(Trouble::Over)?;
             buffer.extend_from_slice(chunk);
             let position = state.expect_chunk();
@@ -291,7 +291,7 @@ impl Reader<'_> {
         let mut buffer = self.context.buffers.take(self.context.repository.stop()).ok_or(Trouble::Over)?;
         buffer.resize(usize::try_from(length).expect("at most 4 MiB"), 0);
         file.read_exact_at(&mut buffer, at)?;
-        self.context.counts.bytes_read.fetch_add(length, Ordering::Relaxed);
+        self.context.has_read(length);
         if length == BLOCK as u64 && is_zero(&buffer) {
             if let Some(id) = self.zero_block {
                 state.add_known(id);

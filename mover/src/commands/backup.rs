@@ -67,6 +67,9 @@ fn request(settings: &Settings, args: Backup) -> Result<Request, CommandError> {
     }
     let roots = roots(kind, &args.paths, args.stored_as.as_deref(), args.stdin_filename.as_deref())?;
     let host = args.host.unwrap_or_else(hostname);
+    if args.record_every.0.is_zero() {
+        return Err(CommandError::usage("--record-every needs a time, for instance 10m"));
+    }
     let compare = |ignore| if ignore { backup::Compare::Ignore } else { backup::Compare::Yes };
     Ok(Request {
         kind,

@@ -71,7 +71,7 @@ fn tally(summary: &mut DiffSummary, change: Change, before: Option<&Node>, after
     match node.kind {
         NodeKind::File => {
             entries.files += 1;
-            entries.bytes += node.size;
+            entries.bytes = entries.bytes.saturating_add(node.size);
         }
         NodeKind::Dir => entries.dirs += 1,
         _ => entries.others += 1,

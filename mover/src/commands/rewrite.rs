@@ -27,7 +27,9 @@ use crate::source::exclude::Excludes;
 pub(super) fn run(settings: &Settings, args: Rewrite) -> Result<ExitCode, CommandError> {
     let excludes = Excludes::new(args.excludes).map_err(CommandError::usage)?;
     let repository = settings.open()?;
-    let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
+    // As `tag`: a policy that is applied beside it could take the new one for the double of the old.
+    let mode = if args.forget { LockMode::Exclusive } else { LockMode::Shared };
+    let lock = Lock::acquire(&repository, mode, settings.retry_lock)?;
     let all = chosen(&repository, &args.snapshots, &filter(args.filter, None))?;
     let index = Arc::new(Index::load(&repository, settings.shares.index_bytes)?);
     let mode = if args.dry_run { WriteMode::DryRun } else { WriteMode::Store };

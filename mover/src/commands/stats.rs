@@ -27,7 +27,7 @@ pub(super) fn run(settings: &Settings, args: Stats) -> Result<ExitCode, CommandE
         restored: Entries { files: restored.files, dirs: restored.dirs, others: restored.others, bytes: restored.bytes },
         data: blobs(data),
         trees: blobs(trees),
-        blobs_lost: lost,
+        blobs_lost: lost.len() as u64,
         packs: packs.len() as u64,
         bytes_in_packs: packs.iter().map(|pack| pack.size).sum(),
     };

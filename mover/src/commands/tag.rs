@@ -4,6 +4,7 @@ use contract::{ExitCode, Line, TagSummary};
 use repository::format::lock::LockMode;
 use repository::lock::Lock;
 use repository::retention::INCOMPLETE_TAG;
+use repository::snapshots::Filter;
 
 use super::filter;
 use super::snapshots::chosen;
@@ -14,13 +15,15 @@ use crate::report::human::count;
 
 pub(super) fn run(settings: &Settings, args: Tag) -> Result<ExitCode, CommandError> {
     let repository = settings.open()?;
-    let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
+    // A policy that is applied beside it could take the new one for the double of the old.
+    let lock = Lock::acquire(&repository, LockMode::Exclusive, settings.retry_lock)?;
     let all = chosen(&repository, &args.snapshots, &filter(args.filter, None))?;
+    let others = repository.snapshots(&Filter::default())?;
     let mut saved = Vec::new();
     for stored in &all {
         let tags = tags(&stored.snapshot.tags, &args.change);
         if tags != stored.snapshot.tags {
-            saved.push((stored.id.hex(), repository.tag_snapshot(stored, tags, &all)?.hex()));
+            saved.push((stored.id.hex(), repository.tag_snapshot(stored, tags, &others)?.hex()));
         }
     }
     lock.release()?;

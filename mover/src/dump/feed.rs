@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use repository::budget::{ByteBudget, Shares, Taken};
@@ -62,6 +63,7 @@ struct Done<'a> {
 pub(super) struct Feed<'a> {
     group: Group,
     memory: &'a ByteBudget,
+    is_over: &'a AtomicBool,
     jobs_tx: Sender<Job<'a>>,
     order_tx: Sender<Receiver<Result<Done<'a>>>>,
 }
@@ -74,6 +76,7 @@ pub(super) fn run(
     plan: impl FnOnce(&mut Feed<'_>) -> Result<()> + Send,
 ) -> Result<(), CommandError> {
     let memory = ByteBudget::new(shares.total() - shares.index_bytes - shares.tree_bytes * 2, context.repository.stop().clone());
+    let is_over = AtomicBool::new(false);
     let (jobs_tx, jobs_rx) = bounded::<Job<'_>>(THREADS);
     let (order_tx, order_rx) = bounded(MAX_GROUPS);
     std::thread::scope(|scope| {
@@ -89,9 +92,9 @@ pub(super) fn run(
             });
         }
         drop(jobs_rx);
-        let memory = &memory;
+        let (memory, is_over) = (&memory, &is_over);
         let planner = scope.spawn(move || {
-            let mut feed = Feed { group: Group::default(), memory, jobs_tx, order_tx };
+            let mut feed = Feed { group: Group::default(), memory, is_over, jobs_tx, order_tx };
             plan(&mut feed)?;
             feed.send()
         });
@@ -100,8 +103,9 @@ pub(super) fn run(
             context.report.progress().add(0, done.bytes.len() as u64);
             out.write_all(&done.bytes).map_err(CommandError::from)
         });
-        // Whoever still feeds is told by this.
-        drop(order_rx);
+        // Whoever still feeds may wait for the memory of what is on its way.
+        is_over.store(true, Ordering::Relaxed);
+        order_rx.iter().for_each(drop);
         let planned = planner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         written?;
         planned?;
@@ -132,8 +136,10 @@ impl Feed<'_> {
         let group = std::mem::take(&mut self.group);
         let bytes = u64::from(group.range.end - group.range.start) + group.largest + group.plain;
         let memory = self.memory.take(bytes).ok_or(Error::Stopped)?;
+        if self.is_over.load(Ordering::Relaxed) {
+            return Err(Error::Stopped);
+        }
         let (done_tx, done_rx) = bounded(1);
-        // An end that is gone is that of a writer that cannot write.
         self.order_tx.send(done_rx).map_err(|_| Error::Stopped)?;
         self.jobs_tx.send(Job { group, done_tx, memory }).map_err(|_| Error::Stopped)
     }

@@ -156,7 +156,7 @@ fn header(node: &Node, path: &[u8], link_to: Option<&[u8]>) -> Vec<u8> {
         }
     }
     if kind != EntryType::Link {
-        more.extend(node.xattrs.iter().map(|xattr| (format!("SCHILY.xattr.{}", xattr.name), xattr.value.clone())));
+        more.extend(node.xattrs.iter().map(|xattr| (format!("SCHILY.xattr.{}", keyword(&xattr.name)), xattr.value.clone())));
     }
     header.set_cksum();
     let mut archive = Builder::new(Vec::new());
@@ -166,6 +166,11 @@ fn header(node: &Node, path: &[u8], link_to: Option<&[u8]>) -> Vec<u8> {
     bytes.extend_from_slice(header.as_bytes());
     // The end of an archive is not for each entry.
     std::mem::take(bytes)
+}
+
+/// A name of an attribute as GNU tar writes it: the keyword ends at the first `=`.
+fn keyword(name: &str) -> String {
+    name.replace('%', "%25").replace('=', "%3D")
 }
 
 /// Seconds with their fraction, also before 1970.

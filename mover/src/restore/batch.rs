@@ -28,7 +28,17 @@ pub(super) struct PlannedFile {
     /// Bytes that it has.
     pub(super) size: u64,
     pub(super) state: State,
+    /// What is there by now is neither the old nor the new one.
+    pub(super) is_begun: AtomicBool,
+    /// It cannot be whole.
     pub(super) is_damaged: AtomicBool,
+}
+
+impl PlannedFile {
+    pub(super) fn new(sink: Sink, node: Option<Box<Node>>, path: PathBuf, content: Vec<BlobId>, size: u64, state: State) -> Self {
+        let is_begun = AtomicBool::new(state == State::New);
+        Self { sink, node, path, content, size, state, is_begun, is_damaged: AtomicBool::new(false) }
+    }
 }
 
 /// What stands where a file goes.

@@ -1,5 +1,6 @@
 //! What the snapshot does not have goes (`--delete`), once what was planned before it is there.
 
+use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use repository::format::node::NodeKind;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::target::{OpenDir, TargetDir, look};
@@ -16,6 +17,8 @@ use crate::source::metadata::kind;
 
 /// Directories nested deeper are left for somebody to look at.
 const MAX_DEPTH: usize = 1000;
+/// Names of a directory that are held at once.
+const LISTED: usize = 10_000;
 
 /// An entry that the snapshot does not have.
 #[derive(Debug)]
@@ -39,55 +42,80 @@ pub(super) fn run(context: &Context<'_>, dirs: &mut OpenDir<'_>, extras: Vec<Ext
             add(&context.counts.extras_kept, 1);
             continue;
         }
-        context.plan(contract::Change::Removed, &path);
-        if context.writes() {
-            let removed = dirs.get(&extra.dir).map_err(|error| error.to_string()).and_then(|dir| remove(context, dir, &extra.name, &path));
-            if let Err(why) = removed {
-                context.error(&path, &format!("it is not in the snapshot, and cannot be removed: {why}"));
-            }
-        } else {
-            add(&context.counts.deleted, 1);
+        let removed = dirs.get(&extra.dir).map_err(|error| error.to_string()).and_then(|dir| remove(context, dir, &extra.name, &path));
+        if let Err(why) = removed {
+            context.error(&path, &format!("it is not in the snapshot, and cannot be removed: {why}"));
         }
     }
 }
 
-/// Removes an entry, and all that is in it. Links are not followed, other file systems not entered, and what is excluded stays.
+/// Removes an entry, and all that is in it; in a dry run, says what would go. Links are not followed, other file systems not entered;
+/// what is excluded stays, and so do sockets, which no snapshot has.
 pub(super) fn remove(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path) -> Result<(), String> {
-    let device = rustix::fs::fstat(dir).map_err(|error| error.to_string())?.st_dev;
-    below(context, dir, name, path, device, 0).map(drop)
+    below(context, dir, name, path, 0).map(drop)
+}
+
+/// Whether something is mounted at a directory.
+pub(super) fn is_mounted(dir: BorrowedFd<'_>) -> bool {
+    let stat = rustix::fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::empty());
+    // Kernels before 5.8 do not say.
+    stat.is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Whether it is gone.
-fn below(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path, device: u64, depth: usize) -> Result<bool, String> {
+fn below(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path, depth: usize) -> Result<bool, String> {
     let failed = |error: Errno| format!("{}: {error}", path.display());
-    if context.request.excludes.matches(&Path::new("/").join(path)) {
+    if context.request.excludes.matches(&Path::new("/").join(path)) || context.was_excluded(path) {
         return Ok(false);
     }
     let Some(stat) = look(dir, name).map_err(failed)? else { return Ok(true) };
-    if kind(&stat) != Some(NodeKind::Dir) {
-        rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(failed)?;
-        add(&context.counts.deleted, 1);
-        return Ok(true);
+    match kind(&stat) {
+        Some(NodeKind::Socket) => return Ok(false),
+        Some(NodeKind::Dir) => {}
+        _ => return gone(context, dir, name, path, AtFlags::empty()),
     }
-    if stat.st_dev != device {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(failed)?;
+    let is_other_device = rustix::fs::fstat(dir).map_err(failed)?.st_dev != stat.st_dev;
+    if is_other_device || is_mounted(open.as_fd()) {
         return Err(format!("another file system is mounted at {}", path.display()));
     }
     if depth >= MAX_DEPTH {
         return Err(format!("{} is nested more than {MAX_DEPTH} deep", path.display()));
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(failed)?;
-    let mut is_empty = true;
-    let entries: Result<Vec<_>, Errno> = Dir::read_from(&open).map_err(failed)?.collect();
-    for entry in entries.map_err(failed)? {
-        let name = entry.file_name();
-        if !matches!(name.to_bytes(), b"." | b"..") {
-            is_empty &= below(context, open.as_fd(), &name.to_owned(), &path.join(OsStr::from_bytes(name.to_bytes())), device, depth + 1)?;
+    // Some at a time, for what is listed while entries go is not always all.
+    let (mut kept, mut is_empty) = (HashSet::new(), true);
+    loop {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&open).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_owned();
+            if !matches!(name.to_bytes(), b"." | b"..") && !kept.contains(&name) {
+                names.push(name);
+            }
+            if names.len() >= LISTED {
+                break;
+            }
+        }
+        if names.is_empty() {
+            break;
+        }
+        for name in names {
+            let is_gone = below(context, open.as_fd(), &name, &path.join(OsStr::from_bytes(name.to_bytes())), depth + 1)?;
+            // In a dry run everything is still there.
+            if !is_gone || !context.writes() {
+                kept.insert(name);
+            }
+            is_empty &= is_gone;
         }
     }
-    if is_empty {
-        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(failed)?;
-        add(&context.counts.deleted, 1);
+    if is_empty { gone(context, dir, name, path, AtFlags::REMOVEDIR) } else { Ok(false) }
+}
+
+fn gone(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path, flags: AtFlags) -> Result<bool, String> {
+    context.plan(contract::Change::Removed, path);
+    if context.writes() {
+        rustix::fs::unlinkat(dir, name, flags).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(is_empty)
+    add(&context.counts.deleted, 1);
+    Ok(true)
 }

@@ -68,7 +68,8 @@ fn of_pack<'a>(wants: &'a [Want]) -> Vec<Fetch<'a>> {
 /// What is not whole is taken away: zeros in place of content would be invented.
 fn remove_damaged(context: &Context<'_>, target: Option<&Target>, batch: &Batch) {
     let mut dirs = OpenDir::new(target);
-    for file in batch.files.iter().filter(|file| file.is_damaged.load(Ordering::Relaxed)) {
+    let is_half = |file: &&PlannedFile| file.is_damaged.load(Ordering::Relaxed) && file.is_begun.load(Ordering::Relaxed);
+    for file in batch.files.iter().filter(is_half) {
         if let Sink::File { dir, name } = &file.sink {
             let removed = dirs.get(dir).and_then(|fd| rustix::fs::unlinkat(fd, name, rustix::fs::AtFlags::empty()));
             if let Err(error) = removed {

@@ -7,6 +7,7 @@ use repository::crypto::sha256;
 use repository::error::{Error, Result};
 use repository::parallel;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::batch::{Batch, PlannedFile, State, Want};
 use super::target::{OpenDir, Sink, Target};
@@ -87,9 +88,19 @@ fn prepare(context: &Context<'_>, file: &PlannedFile, dirs: &mut OpenDir<'_>) ->
         return Ok(());
     }
     let prepared = file.sink.open(dirs, OFlags::WRONLY).and_then(|open| {
+        file.is_begun.store(true, Ordering::Relaxed);
         // Of files that belong to others, those who may write may not always say who reads.
         let _ = rustix::fs::fchmod(&*open, Mode::RUSR | Mode::WUSR);
         rustix::fs::ftruncate(&*open, file.size)
     });
-    prepared.map_err(|error| Error::Refused(format!("cannot write to {}: {error}", file.path.display())))
+    match prepared {
+        Err(Errno::NOSPC | Errno::DQUOT) => Err(fetch::full(context, &file.path, &std::io::ErrorKind::StorageFull.into())),
+        Err(error) => {
+            // It is as it was, unless its length is what could not be changed.
+            file.is_damaged.store(true, Ordering::Relaxed);
+            context.error(&file.path, &format!("cannot be written to: {error}"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }

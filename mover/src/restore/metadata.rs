@@ -1,14 +1,14 @@
 //! Gives what was restored its owner, mode, attributes and times, in the order that lets each survive the next.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use contract::Severity;
 use repository::format::node::{Node, NodeKind, Xattr, unix_permissions};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::Context;
@@ -16,8 +16,27 @@ use crate::source::metadata::{entry_path, fd_path, kind};
 
 const SETUID_SETGID: u32 = 0o6000;
 
-/// A regular file; or a directory, after everything in it.
-pub(super) fn apply_open(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node, path: &Path) {
+/// A regular file; or a directory, after everything in it. What a directory handed down to it goes, an ACL for instance; and where
+/// all is right already nothing is set, for every change makes the next backup look again.
+pub(super) fn apply(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node, path: &Path) {
+    let by_fd = fd_path(fd);
+    let there = xattrs(&by_fd);
+    let is_extra = |name: &OsStr| is_content(name) && !node.xattrs.iter().any(|xattr| xattr.name.as_bytes() == name.as_bytes());
+    let extra: Vec<&OsStr> = there.iter().map(|(name, _)| name.as_os_str()).filter(|name| is_extra(name)).collect();
+    let has = |xattr: &Xattr| there.iter().any(|(name, value)| name.as_bytes() == xattr.name.as_bytes() && *value == xattr.value);
+    let is_right = rustix::fs::fstat(fd).is_ok_and(|stat| is_as_stated(&stat, node));
+    if is_right && extra.is_empty() && node.xattrs.iter().all(has) {
+        return;
+    }
+    for name in extra {
+        if let Err(error) = xattr::remove_deref(&by_fd, name) {
+            context.error(path, &format!("its attribute {} cannot be removed: {error}", name.display()));
+        }
+    }
+    set(context, fd, node, path);
+}
+
+fn set(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node, path: &Path) {
     let owned = owner(context, path, || {
         let stat = rustix::fs::fstat(fd)?;
         if (stat.st_uid, stat.st_gid) == (node.uid, node.gid) { Ok(()) } else { rustix::fs::fchown(fd, uid(node), gid(node)) }
@@ -34,25 +53,6 @@ pub(super) fn apply_open(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node,
     attempt(context, path, "times", rustix::fs::futimens(fd, &times(node)));
 }
 
-/// The same, where it was before: only if something differs, for every change makes the next backup look again.
-pub(super) fn apply_existing(context: &Context<'_>, fd: BorrowedFd<'_>, node: &Node, path: &Path) {
-    let by_fd = fd_path(fd);
-    let there = xattrs(&by_fd);
-    let is_extra = |name: &OsStr| is_content(name) && !node.xattrs.iter().any(|xattr| xattr.name.as_bytes() == name.as_bytes());
-    let extra: Vec<&OsStr> = there.iter().map(|(name, _)| name.as_os_str()).filter(|name| is_extra(name)).collect();
-    let has = |xattr: &Xattr| there.iter().any(|(name, value)| name.as_bytes() == xattr.name.as_bytes() && *value == xattr.value);
-    let is_right = rustix::fs::fstat(fd).is_ok_and(|stat| is_as_stated(&stat, node));
-    if is_right && extra.is_empty() && node.xattrs.iter().all(has) {
-        return;
-    }
-    for name in extra {
-        if let Err(error) = xattr::remove_deref(&by_fd, name) {
-            context.error(path, &format!("its attribute {} cannot be removed: {error}", name.display()));
-        }
-    }
-    apply_open(context, fd, node, path);
-}
-
 /// Attributes that can be read, with their values.
 fn xattrs(path: &Path) -> Vec<(OsString, Vec<u8>)> {
     let names = xattr::list_deref(path).into_iter().flatten();
@@ -61,7 +61,8 @@ fn xattrs(path: &Path) -> Vec<(OsString, Vec<u8>)> {
 
 /// Whether an attribute belongs to the entry, and not to the machine that it is on.
 fn is_content(name: &OsStr) -> bool {
-    name != "security.selinux"
+    const ALSO: [&str; 3] = ["system.posix_acl_access", "system.posix_acl_default", "security.capability"];
+    name.as_bytes().starts_with(b"user.") || ALSO.iter().any(|also| name == *also)
 }
 
 fn is_as_stated(stat: &Stat, node: &Node) -> bool {
@@ -115,12 +116,21 @@ pub(super) fn apply_special(context: &Context<'_>, dir: BorrowedFd<'_>, name: &C
     });
     let by_name = entry_path(dir, name);
     if node.kind != NodeKind::Symlink {
-        attempt(context, path, "mode", rustix::fs::chmodat(dir, name, permissions(node, owned), AtFlags::empty()));
+        attempt(context, path, "mode", chmod(dir, name, node, permissions(node, owned)));
     }
     for xattr in &node.xattrs {
         set_xattr(context, path, &xattr.name, xattr::set(&by_name, &xattr.name, &xattr.value));
     }
     attempt(context, path, "times", rustix::fs::utimensat(dir, name, &times(node), AtFlags::SYMLINK_NOFOLLOW));
+}
+
+/// Of a device or pipe; a link that somebody put in its place is not followed.
+fn chmod(dir: BorrowedFd<'_>, name: &CStr, node: &Node, mode: Mode) -> Result<(), Errno> {
+    let fd = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if kind(&rustix::fs::fstat(&fd)?) != Some(node.kind) {
+        return Err(Errno::LOOP);
+    }
+    rustix::fs::chmod(fd_path(fd.as_fd()), mode)
 }
 
 /// Whether the owner is the one it should be.

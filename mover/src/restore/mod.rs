@@ -31,6 +31,7 @@ use repository::format::snapshot::Snapshot;
 use repository::id::BlobId;
 use repository::index::Index;
 use repository::read::Trees;
+use repository::retention::INCOMPLETE_TAG;
 
 use self::target::{Sink, Target};
 use crate::report::Report;
@@ -126,6 +127,9 @@ struct Context<'a> {
     report: &'a Report,
     counts: &'a Counts,
     memory: ByteBudget,
+    /// What the backup left out, and the path in the snapshot of what is restored.
+    left_out: Excludes,
+    source: PathBuf,
 }
 
 impl Context<'_> {
@@ -135,6 +139,11 @@ impl Context<'_> {
 
     fn writes(&self) -> bool {
         self.request.mode == RestoreMode::Write
+    }
+
+    /// Whether the backup left something of this path out, so that it says nothing that the snapshot does not have it.
+    fn was_excluded(&self, path: &Path) -> bool {
+        self.left_out.matches(&self.source.join(path))
     }
 
     /// In a dry run, what would happen to an entry.
@@ -160,7 +169,16 @@ pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Re
     let shares = request.shares;
     // What a backup uses for chunks and packs, a restore uses for ranges.
     let memory = ByteBudget::new(shares.total() - shares.index_bytes - shares.tree_bytes * 2, repository.stop().clone());
-    let context = Context { request, repository, index, trees: &trees, report, counts: &counts, memory };
+    let left_out = match request.extras {
+        Extras::Keep => Excludes::default(),
+        Extras::Delete => left_out(&request.snapshot)?,
+    };
+    let source = match (&request.subpath, request.snapshot.paths.as_slice()) {
+        (Some(path), _) => Path::new("/").join(path),
+        (None, [only]) => PathBuf::from(only),
+        (None, _) => PathBuf::from("/"),
+    };
+    let context = Context { request, repository, index, trees: &trees, report, counts: &counts, memory, left_out, source };
     // All of it, or what was stored under one path, and nothing else was.
     let is_whole = request.subpath.as_ref().is_none_or(|path| matches!(request.snapshot.paths.as_slice(), [one] if path == Path::new(one)));
     let has_patterns = !request.includes.patterns().is_empty() || !request.excludes.patterns().is_empty();
@@ -175,6 +193,17 @@ pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Re
         Found::File(node) => file(&context, *node)?,
     }
     Ok(counts)
+}
+
+/// What a backup left out. Where it lacks more than that, nothing can be said to be missing.
+fn left_out(snapshot: &Snapshot) -> Result<Excludes> {
+    if snapshot.tags.iter().any(|tag| tag == INCOMPLETE_TAG) {
+        let what =
+            "the snapshot lacks items that could not be read (it is tagged estiba:incomplete): --delete would remove them from the target";
+        return Err(Error::Refused(what.to_owned()));
+    }
+    Excludes::new(snapshot.excludes.clone())
+        .map_err(|why| Error::Refused(format!("--delete spares what the backup left out, and that cannot be told: {why}")))
 }
 
 /// What is restored: the contents of a directory, or one file.

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use contract::Change;
+use contract::{Change, Severity};
 use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use repository::format::node::{Node, NodeKind};
@@ -35,9 +36,12 @@ struct Level {
     nodes: TreeStream,
     last_name: Vec<u8>,
     node: Option<Box<Node>>,
-    /// All names in it, with `--delete`; none if they are not all known.
-    names: Option<HashSet<Vec<u8>>>,
+    /// All names in it, with `--delete`; none if they are not all known, or nothing is to go from it.
+    names: Option<Names>,
 }
+
+/// Hashes of names: of two that have the same one, the other is kept, too.
+type Names = HashSet<u64>;
 
 /// Whether an entry was asked for, or only leads to what was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +64,10 @@ struct Plan<'a> {
 /// Restores the contents of a tree; `node` is the directory itself.
 pub(super) fn run(context: &Context<'_>, target: Option<&Target>, tree: &BlobId, node: Option<&Node>) -> Result<()> {
     let mut plan = Plan::new(context, target);
-    let root = Level {
-        dir: TargetDir::root(),
-        nodes: context.trees.open(tree)?,
-        last_name: Vec::new(),
-        node: node.map(|node| Box::new(node.clone())),
-        names: plan.names(),
-    };
+    let dir = TargetDir::root();
+    let names = plan.names(&dir);
+    let node = node.map(|node| Box::new(node.clone()));
+    let root = Level { dir, nodes: context.trees.open(tree)?, last_name: Vec::new(), node, names };
     plan.walk(root)?;
     plan.work_off()
 }
@@ -90,15 +91,11 @@ pub(super) fn onto_device(context: &Context<'_>, sink: Sink, room: u64, node: No
         State::InPlace(room)
     };
     let path = context.request.target.clone();
-    plan.want(PlannedFile {
-        sink: sink.clone(),
-        node: None,
-        path,
-        content: node.content.unwrap_or_default(),
-        size: node.size,
-        state,
-        is_damaged: false.into(),
-    })?;
+    let content = node.content.unwrap_or_default();
+    if plan.want(&content, node.size, &path)?.is_none() {
+        return Err(Error::Refused(format!("nothing was written to {}: the snapshot's content is not whole", path.display())));
+    }
+    plan.batch.files.push(PlannedFile::new(sink.clone(), None, path, content, node.size, state));
     plan.work_off()?;
     if let (Sink::Device(file), RestoreMode::Write) = (sink, context.request.mode) {
         file.sync_all().map_err(|error| Error::Refused(format!("cannot sync {}: {error}", context.request.target.display())))?;
@@ -115,8 +112,10 @@ impl<'a> Plan<'a> {
         self.context.writes()
     }
 
-    fn names(&self) -> Option<HashSet<Vec<u8>>> {
-        (self.context.request.extras == Extras::Delete).then(HashSet::new)
+    /// Where nothing is mounted, what is not in the snapshot goes.
+    fn names(&mut self, dir: &Arc<TargetDir>) -> Option<Names> {
+        let is_asked = self.context.request.extras == Extras::Delete;
+        (is_asked && (dir.is_root() || !self.dirs.get(dir).is_ok_and(delete::is_mounted))).then(HashSet::new)
     }
 
     fn walk(&mut self, root: Level) -> Result<()> {
@@ -132,7 +131,7 @@ impl<'a> Plan<'a> {
             let Some(node) = next else {
                 let level = levels.pop().expect("there is a last one");
                 if let Some(names) = &level.names {
-                    self.extras(&level.dir, names);
+                    self.extras(&level.dir, names)?;
                 }
                 self.finished.extend(level.node.map(|node| (level.dir, node)));
                 self.work_off_if_full()?;
@@ -140,10 +139,12 @@ impl<'a> Plan<'a> {
             };
             let dir = level.dir.clone();
             if let Some(names) = &mut level.names {
-                names.insert(node.name.clone());
+                names.insert(hash(&node.name));
             }
             let Some(name) = self.check_name(&dir, &node.name, &mut level.last_name) else { continue };
-            if let Some(below) = self.node(&dir, name, node)? {
+            let has_names = level.names.is_some();
+            if let Some(mut below) = self.node(&dir, name, node)? {
+                below.names = below.names.filter(|_| has_names);
                 if levels.len() >= MAX_DEPTH {
                     return Err(Error::Refused(format!("directories are nested more than {MAX_DEPTH} deep")));
                 }
@@ -211,18 +212,36 @@ impl<'a> Plan<'a> {
     }
 
     /// Finds what is in a directory of the target and not in the snapshot.
-    fn extras(&mut self, dir: &Arc<TargetDir>, names: &HashSet<Vec<u8>>) {
-        // What is not there yet, in a dry run, has nothing in it.
-        let listed = self.dirs.get(dir).and_then(Dir::read_from).and_then(Iterator::collect::<Result<Vec<_>, Errno>>);
-        let Ok(entries) = listed else { return };
+    fn extras(&mut self, dir: &Arc<TargetDir>, names: &Names) -> Result<()> {
+        let entries = match self.dirs.get(dir).and_then(Dir::read_from) {
+            Ok(entries) => entries,
+            // What is not there yet, in a dry run, has nothing in it.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !self.writes() => return Ok(()),
+            Err(error) => return self.lose_extras(dir, error),
+        };
         for entry in entries {
-            let name = entry.file_name();
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return self.lose_extras(dir, error),
+            };
+            let (name, bytes) = (entry.file_name(), entry.file_name().to_bytes());
             // What mkfs makes is no content.
-            let is_ours = matches!(name.to_bytes(), b"." | b"..") || dir.is_root() && name.to_bytes() == b"lost+found";
-            if !is_ours && !names.contains(name.to_bytes()) && self.included(dir, name.to_bytes()) == Some(Included::Yes) {
+            let is_ours = matches!(bytes, b"." | b"..") || dir.is_root() && bytes == b"lost+found";
+            if !is_ours
+                && !names.contains(&hash(bytes))
+                && self.included(dir, bytes) == Some(Included::Yes)
+                && !self.context.was_excluded(&path_of(dir, bytes))
+            {
                 self.batch.extras.push(Extra { dir: dir.clone(), name: name.to_owned() });
+                self.work_off_if_full()?;
             }
         }
+        Ok(())
+    }
+
+    fn lose_extras(&self, dir: &TargetDir, error: Errno) -> Result<()> {
+        self.context.error(&dir.path(), &format!("what is in it cannot be listed, so nothing more of it goes: {error}"));
+        Ok(())
     }
 
     fn directory(&mut self, dir: &Arc<TargetDir>, name: &CString, node: Node, included: Included) -> Result<Option<Level>> {
@@ -235,6 +254,16 @@ impl<'a> Plan<'a> {
             Ok(nodes) => nodes,
             Err(error) => return self.lose_tree(&below, error).map(|_| None),
         };
+        let there = self.dirs.get(dir).and_then(|fd| look(fd, name)).ok().flatten();
+        let is_in_the_way = there.is_some_and(|stat| kind(&stat) != Some(NodeKind::Dir));
+        if is_in_the_way && included == Included::No {
+            let problem = "it is no directory here: what the snapshot has in it is passed over";
+            self.context.report.item(&below.path(), problem, Severity::Warning);
+            return Ok(None);
+        }
+        if !self.writes() && there.is_none_or(|_| is_in_the_way) {
+            self.context.plan(if is_in_the_way { Change::Kind } else { Change::Added }, &below.path());
+        }
         if self.writes()
             && let Err(error) = self.make_directory(dir, name, &below)
         {
@@ -245,7 +274,8 @@ impl<'a> Plan<'a> {
         }
         // A directory that only leads to what is included keeps what it has.
         let node = (included == Included::Yes).then(|| Box::new(node));
-        Ok(Some(Level { dir: below, nodes, last_name: Vec::new(), node, names: self.names() }))
+        let names = self.names(&below);
+        Ok(Some(Level { dir: below, nodes, last_name: Vec::new(), node, names }))
     }
 
     fn make_directory(&mut self, dir: &Arc<TargetDir>, name: &CString, below: &TargetDir) -> Result<(), Errno> {
@@ -283,22 +313,33 @@ impl<'a> Plan<'a> {
             Err(_) if !self.writes() => None,
             Err(error) => return self.lose(&path, error),
         };
+        let content = node.content.take().unwrap_or_default();
+        // What is lost costs nothing that is there.
+        let Some(first_want) = self.want(&content, node.size, &path)? else { return Ok(()) };
         let state = there.filter(|stat| self.can_change(dir, &name, stat)).map_or(State::New, |stat| State::InPlace(stat.st_size as u64));
         if state == State::New {
             self.context.plan(if there.is_some() { Change::Content } else { Change::Added }, &path);
-            if self.writes()
-                && let Err(error) = self.make_file(dir, &name, node.size, &path)
-            {
+            let made = if self.writes() { self.make_file(dir, &name, node.size, &path) } else { self.see_room(dir, &name, &path) };
+            if let Err(error) = made {
+                self.batch.wants.truncate(first_want);
                 return self.lose(&path, error);
             }
             add(&self.context.counts.files, 1);
             add(&self.context.counts.bytes, node.size);
         }
-        let content = node.content.take().unwrap_or_default();
         let sink = Sink::File { dir: dir.clone(), name };
         let size = node.size;
-        self.want(PlannedFile { sink, node: Some(Box::new(node)), path, content, size, state, is_damaged: false.into() })?;
+        let file = PlannedFile::new(sink, Some(Box::new(node)), path, content, size, state);
+        self.batch.files.push(file);
         self.work_off_if_full()
+    }
+
+    /// In a dry run: what would have to go to make room.
+    fn see_room(&mut self, dir: &Arc<TargetDir>, name: &CString, path: &Path) -> Result<(), Errno> {
+        match self.dirs.get(dir) {
+            Ok(fd) => make_room(self.context, fd, name, path),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Whether what differs can be written into a file that is there. One with other names keeps its content for them; one that
@@ -324,8 +365,7 @@ impl<'a> Plan<'a> {
         let sink = Sink::File { dir: dir.clone(), name };
         let content = node.content.take().filter(|_| request.read_back == ReadBack::Yes).unwrap_or_default();
         let size = node.size;
-        let file = PlannedFile { sink, node: Some(Box::new(node)), path, content, size, state: State::Kept, is_damaged: false.into() };
-        self.batch.files.push(file);
+        self.batch.files.push(PlannedFile::new(sink, Some(Box::new(node)), path, content, size, State::Kept));
         self.work_off_if_full()
     }
 
@@ -365,8 +405,10 @@ impl<'a> Plan<'a> {
     fn hard_link(&mut self, dir: &Arc<TargetDir>, name: &CString, first: &(Arc<TargetDir>, CString)) -> Result<(), Errno> {
         let from = rustix::io::fcntl_dupfd_cloexec(self.dirs.get(&first.0)?, 0)?;
         let to = self.dirs.get(dir)?;
-        let inode = |stat: Option<Stat>| stat.map(|stat| (stat.st_dev, stat.st_ino));
-        if inode(look(to, name)?).is_some_and(|there| inode(look(from.as_fd(), &first.1).ok().flatten()) == Some(there)) {
+        let inode = |stat: Stat| (stat.st_dev, stat.st_ino);
+        // One that was lost costs no other name that is still there.
+        let first_inode = inode(look(from.as_fd(), &first.1)?.ok_or(Errno::NOENT)?);
+        if look(to, name)?.is_some_and(|there| inode(there) == first_inode) {
             return Ok(());
         }
         make_room(self.context, to, name, &dir.path().join(OsStr::from_bytes(name.to_bytes())))?;
@@ -391,7 +433,8 @@ impl<'a> Plan<'a> {
 
     fn other(&mut self, dir: &Arc<TargetDir>, name: &CString, node: &Node) -> Result<()> {
         let path = dir.path().join(OsStr::from_bytes(&node.name));
-        if self.is_linked(dir, name, node) {
+        let is_free = self.dirs.get(dir).and_then(|fd| look(fd, name)).is_ok_and(|there| there.is_none());
+        if (self.context.request.overwrite != Overwrite::Never || is_free) && self.is_linked(dir, name, node) {
             add(&self.context.counts.others, 1);
             return Ok(());
         }
@@ -399,7 +442,12 @@ impl<'a> Plan<'a> {
             let there = self.dirs.get(dir).and_then(|fd| metadata::is_special(fd, name, node));
             match there {
                 Ok(Some(true)) => {}
-                Ok(Some(false)) => self.context.plan(Change::Content, &path),
+                Ok(Some(false)) => {
+                    self.context.plan(Change::Content, &path);
+                    if let Err(error) = self.see_room(dir, name, &path) {
+                        return self.lose(&path, error);
+                    }
+                }
                 Ok(None) | Err(_) => self.context.plan(Change::Added, &path),
             }
             add(&self.context.counts.others, 1);
@@ -430,34 +478,29 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Asks for every blob of a file. One that is lost costs the file.
-    fn want(&mut self, mut file: PlannedFile) -> Result<()> {
-        let number = u32::try_from(self.batch.files.len()).expect("below MAX_FILES");
+    /// Asks for every blob of the file that comes next; the answer is where these begin. `None`: one is lost, and that is said.
+    fn want(&mut self, content: &[BlobId], size: u64, path: &Path) -> Result<Option<usize>> {
+        let file = u32::try_from(self.batch.files.len()).expect("below MAX_FILES");
         let first = self.batch.wants.len();
         let mut offset = 0;
-        for id in &file.content {
+        for id in content {
             // What no writer makes is not read into memory either.
             let location = self.context.index.location(id, BlobKind::Data).filter(|location| location.blob.stored <= MAX_BLOB);
             let Some(location) = location else {
                 let error = Error::MissingBlob { id: *id, kind: BlobKind::Data };
-                self.context.error(&file.path, &format!("not restored: {error}"));
-                file.is_damaged = true.into();
+                self.context.error(path, &format!("not restored: {error}"));
                 self.batch.wants.truncate(first);
-                break;
+                return Ok(None);
             };
-            self.batch.wants.push(Want { location, file: number, offset });
+            self.batch.wants.push(Want { location, file, offset });
             offset += u64::from(location.blob.plain_len());
         }
-        if !*file.is_damaged.get_mut() && offset != file.size {
-            self.context.error(&file.path, &format!("the snapshot says {} bytes, its content has {offset}: not restored", file.size));
-            file.is_damaged = true.into();
+        if offset != size {
+            self.context.error(path, &format!("the snapshot says {size} bytes, its content has {offset}: not restored"));
             self.batch.wants.truncate(first);
+            return Ok(None);
         }
-        if *file.is_damaged.get_mut() && matches!(file.sink, Sink::Device(_)) {
-            return Err(Error::Refused(format!("nothing was written to {}: the snapshot's content is not whole", file.path.display())));
-        }
-        self.batch.files.push(file);
-        Ok(())
+        Ok(Some(first))
     }
 
     /// An entry that cannot be made. A full disk is the end, all else is one item.
@@ -510,8 +553,7 @@ impl<'a> Plan<'a> {
             let Some(node) = file.node.as_ref() else { return };
             let access = if file.state == State::Kept { OFlags::RDONLY } else { OFlags::WRONLY };
             match (file.sink.open(dirs, access), file.state) {
-                (Ok(open), State::New) => metadata::apply_open(self.context, open.as_fd(), node, &file.path),
-                (Ok(open), _) => metadata::apply_existing(self.context, open.as_fd(), node, &file.path),
+                (Ok(open), _) => metadata::apply(self.context, open.as_fd(), node, &file.path),
                 // Who may not read a file has not changed it either.
                 (Err(Errno::ACCESS), State::Kept) => {}
                 (Err(error), _) => self.context.error(&file.path, &format!("its metadata cannot be set: {error}")),
@@ -521,8 +563,7 @@ impl<'a> Plan<'a> {
         // A directory is finished after those within it.
         for (dir, node) in self.finished.drain(..) {
             match self.dirs.get(&dir) {
-                Ok(fd) if self.context.request.overwrite == Overwrite::Refuse => metadata::apply_open(self.context, fd, &node, &dir.path()),
-                Ok(fd) => metadata::apply_existing(self.context, fd, &node, &dir.path()),
+                Ok(fd) => metadata::apply(self.context, fd, &node, &dir.path()),
                 Err(error) => self.context.error(&dir.path(), &error.to_string()),
             }
         }
@@ -541,7 +582,8 @@ enum Made {
     Kept,
 }
 
-/// Makes room at a name. A directory goes only with `--delete`: otherwise nobody asked about what is in it.
+/// Makes room at a name; in a dry run, says what would go. A directory goes only with `--delete`: otherwise nobody asked about what
+/// is in it; and not after an error.
 fn make_room(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path) -> Result<(), Errno> {
     let request = context.request;
     let Some(there) = look(dir, name)? else { return Ok(()) };
@@ -549,13 +591,31 @@ fn make_room(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &
         return Err(Errno::EXIST);
     }
     if kind(&there) == Some(NodeKind::Dir) && request.extras == Extras::Delete {
+        if context.report.errors() > 0 {
+            add(&context.counts.extras_kept, 1);
+            return Err(Errno::ISDIR);
+        }
         return delete::remove(context, dir, name, path).map_err(|why| {
             context.error(path, &format!("a directory stands in its place, and cannot be removed: {why}"));
             Errno::EXIST
         });
     }
+    if !context.writes() {
+        return Ok(());
+    }
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         other => other,
     }
+}
+
+/// The path of an entry, below the target.
+fn path_of(dir: &TargetDir, name: &[u8]) -> PathBuf {
+    dir.path().join(OsStr::from_bytes(name))
+}
+
+fn hash(name: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
 }

@@ -1,6 +1,7 @@
 //! Reads back what was written and compares it, chunk by chunk, with what the snapshot says.
 
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 
 use repository::crypto::sha256;
 use repository::error::Result;
@@ -17,6 +18,8 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &Batch)
     }
     batch.for_each_whole_file(context, target, |dirs, file| {
         if let Err(why) = compare(context, dirs, file) {
+            // Without the time of the one in the snapshot, nobody believes it next time.
+            file.is_damaged.store(file.state != State::Kept, Ordering::Relaxed);
             let what = match file.state {
                 State::New | State::InPlace(_) => "differs from the snapshot after it was written",
                 State::Kept => "was kept, but differs from the snapshot",
