@@ -241,12 +241,19 @@ impl Repository {
         load_keys(&*self.store)
     }
 
-    /// Replaces the password in use: the new key is stored before the old one goes.
+    /// Replaces the password in use: the new key is stored, and has opened, before the old one goes.
     ///
     /// # Errors
     /// Those of the store; then both may be there, and both open.
     pub fn replace_key(&self, password: &str, cost: Cost) -> Result<ObjectId> {
         let new = self.add_key(password, cost)?;
+        // What is lost with the last key is everything.
+        let mut json = Vec::new();
+        let name = ObjectName::new(ObjectKind::Key, new);
+        self.store.read(&name, ReadRange::Whole { limit: MAX_SMALL_BYTES }, &mut json)?;
+        if !KeyFile::decode(&json).is_ok_and(|file| file.open(password).is_ok_and(|key| key == self.key)) {
+            return Err(self.damaged(&name, "it is not what was stored just now; the old password stays"));
+        }
         if let Some(old) = self.key_id {
             self.store.delete(&ObjectName::new(ObjectKind::Key, old))?;
         }

@@ -13,6 +13,8 @@ pub enum Fault {
     Error(StoreErrorKind),
     /// It happens, and is reported as failed.
     LostReply(StoreErrorKind),
+    /// A change does not happen, and is reported as done.
+    Lie,
     /// It passes.
     None,
 }
@@ -49,11 +51,19 @@ impl<S: Store> Faulty<S> {
         *self.chooser.lock().expect("no holder panics") = chooser;
     }
 
-    fn run<T>(&self, verb: &'static str, kind: ObjectKind, request: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// `pretended` is what a lie answers; only changes are lied about.
+    fn run<T>(
+        &self,
+        verb: &'static str,
+        kind: ObjectKind,
+        pretended: Option<T>,
+        request: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let queued = self.queue.lock().expect("no holder panics").pop_front();
         let fault = queued.unwrap_or_else(|| (self.chooser.lock().expect("no holder panics"))(verb, kind));
         match fault {
             Fault::None => request(),
+            Fault::Lie => pretended.map_or_else(request, Ok),
             Fault::Error(error) => Err(StoreError::new(self, error, verb, &kind, "failed on purpose")),
             Fault::LostReply(error) => {
                 request()?;
@@ -68,19 +78,19 @@ impl<S: Store> Store for Faulty<S> {
         self.inner.location()
     }
     fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
-        self.run("write", object.name.kind, || self.inner.put(object, mode))
+        self.run("write", object.name.kind, Some(()), || self.inner.put(object, mode))
     }
     fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
-        self.run("read", name.kind, || self.inner.read(name, range, into))
+        self.run("read", name.kind, None, || self.inner.read(name, range, into))
     }
     fn stat(&self, name: &ObjectName) -> Result<Stat, StoreError> {
-        self.run("stat", name.kind, || self.inner.stat(name))
+        self.run("stat", name.kind, None, || self.inner.stat(name))
     }
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
-        self.run("list", kind, || self.inner.list(kind, each))
+        self.run("list", kind, None, || self.inner.list(kind, each))
     }
     fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        self.run("delete", name.kind, || self.inner.delete(name))
+        self.run("delete", name.kind, Some(()), || self.inner.delete(name))
     }
     fn sweep(&self) -> Result<(), StoreError> {
         self.inner.sweep()

@@ -22,6 +22,7 @@ use repository::id::{BlobId, ObjectId};
 use repository::index::Index;
 use repository::lock::{Identity, Lock};
 use repository::object::ObjectName;
+use repository::resume::Source;
 use repository::store::Store;
 use repository::store::memory::MemoryStore;
 use repository::store::record::{Event, after_crash};
@@ -79,6 +80,14 @@ pub fn backup(repository: &Arc<Repository>, files: u64, seed: u64) -> repository
     let id = repository.save_snapshot(&snapshot, &committed)?;
     lock.release()?;
     Ok(id)
+}
+
+/// Keeps a record of trees that are there.
+pub fn keep_record(repository: &Arc<Repository>, source: &Source, tree: BlobId) {
+    let index = Arc::new(Index::load(repository, 1 << 30).expect("an index"));
+    let options = WriteOptions { shares: shares(), compression: Compression::Default, verify: Verify::Sealed, mode: WriteMode::Store };
+    let (committed, _) = Writer::start(repository, &index, options).and_then(Writer::finish).expect("nothing to write");
+    repository.save_resume(source, tree, &committed).expect("a record");
 }
 
 /// A snapshot of that tree, made now.
