@@ -1,7 +1,7 @@
 # Two commands do everything: `make try` shows what mover does, `make test` runs all tests.
 DIR ?= .
 
-.PHONY: build programs try test docs crds image cluster cluster-down bench bench-gate soak fuzz nightly
+.PHONY: build programs try test docs crds image cluster cluster-down bench bench-gate soak model fuzz nightly
 
 # Leaves target/release/mover.
 build:
@@ -52,6 +52,10 @@ SEED ?= 1
 soak: build
 	ESTIBA_E2E_BIN=$$(e2e/tools/setup.sh) ESTIBA_SOAK_SECONDS=$(SECONDS) ESTIBA_SOAK_SEED=$(SEED) \
 		cargo test --release --locked --package e2e --test soak -- --nocapture
+
+# All configurations of the model of locks and pruning, and each rule left out: minutes, 2 GB. The tests run a part.
+model:
+	cargo run --release --locked --package prune-model
 
 # Every decoder, a minute each.
 fuzz:

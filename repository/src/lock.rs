@@ -36,8 +36,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 const LISTING_WITHIN: Duration = Duration::from_secs(4 * 60);
 /// Between two tries to get a lock.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
-/// A larger clock difference makes lock ages meaningless.
-const MAX_CLOCK_SKEW_SECS: i64 = 5 * 60;
+/// With a larger clock difference, what was signed could land after the lock that it relied on is gone (`store/guard.rs`).
+const MAX_CLOCK_SKEW_SECS: i64 = 2 * 60;
 /// The largest lock file that is read.
 const MAX_LOCK_BYTES: usize = 64 << 10;
 
