@@ -53,6 +53,11 @@ impl Place {
         objects(&self.path("repository/locks"))
     }
 
+    /// All packs of the repository.
+    pub fn packs(&self) -> Vec<PathBuf> {
+        packs(&self.path("repository"))
+    }
+
     /// How many snapshots there are.
     pub fn snapshots(&self) -> usize {
         objects(&self.path("repository/snapshots"))
@@ -124,6 +129,15 @@ impl Drop for Loop {
     fn drop(&mut self) {
         let _ = Command::new("losetup").args(["--detach", &self.0]).status();
     }
+}
+
+/// All packs of a local repository, the largest last.
+pub fn packs(repository: &Path) -> Vec<PathBuf> {
+    let folders = fs::read_dir(repository.join("data")).into_iter().flatten();
+    let mut packs: Vec<PathBuf> =
+        folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap()).map(|pack| pack.unwrap().path()).collect();
+    packs.sort_by_key(|pack| fs::metadata(pack).map_or(0, |meta| meta.len()));
+    packs
 }
 
 /// How many objects a local repository's folder holds. What is still being written has another name, with us as with restic: it does not

@@ -201,8 +201,7 @@ fn what_must_not_go_stays() {
     // After an error nothing goes: what is damaged may have another name there.
     place.file("target/extra", b"extra");
     fs::remove_file(place.path("target/large")).unwrap();
-    let folders = fs::read_dir(place.path("repository/data")).unwrap().flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
-    let largest = folders.map(|pack| pack.unwrap().path()).max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    let largest = place.packs().pop().unwrap();
     let mut bytes = fs::read(&largest).unwrap();
     bytes.iter_mut().step_by(1000).for_each(|byte| *byte ^= 1);
     fs::set_permissions(&largest, fs::Permissions::from_mode(0o600)).unwrap();

@@ -212,14 +212,7 @@ fn what_is_lost_is_not_dumped_as_if_it_were_there() {
         place.file(&format!("source/{i}"), &random(1 << 20, i));
     }
     place.mover.ok(&["backup", &place.text("source"), "--as", "/data"]);
-    let packs = |place: &Place| {
-        let folders = fs::read_dir(place.path("repository/data")).unwrap();
-        let mut packs: Vec<_> =
-            folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap()).map(|pack| pack.unwrap().path()).collect();
-        packs.sort_by_key(|pack| fs::metadata(pack).unwrap().len());
-        packs
-    };
-    let largest = packs(&place).pop().unwrap();
+    let largest = place.packs().pop().unwrap();
     let mut bytes = fs::read(&largest).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use e2e::place::{Loop, Place, as_nobody, assert_refused};
@@ -166,8 +166,8 @@ fn damage_costs_what_it_hits_and_no_more() {
         (&whole["files"], &whole["others"], &whole["bytes"], &whole["errors"]),
         (&json!(20), &json!(20), &json!(40 << 20), &json!(0))
     );
-    let packs = packs(&place.path("repository"));
-    let largest = packs.iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    let packs = place.packs();
+    let largest = packs.last().unwrap();
     flip(largest, |length| vec![length / 2]);
     let check = place.mover.run(&["check", "--read-data", "--json"]);
     assert_eq!(check.code, 1);
@@ -194,15 +194,6 @@ fn damage_costs_what_it_hits_and_no_more() {
     assert_refused(&place.mover.run(&["check"]), 1, "the index names it, but it is missing");
 }
 
-/// All packs of a repository on this machine.
-fn packs(repository: &Path) -> Vec<PathBuf> {
-    fs::read_dir(repository.join("data"))
-        .unwrap()
-        .flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap())
-        .map(|pack| pack.unwrap().path())
-        .collect()
-}
-
 /// Flips a bit at each of these.
 fn flip(pack: &Path, positions: impl Fn(usize) -> Vec<usize>) {
     fs::set_permissions(pack, fs::Permissions::from_mode(0o600)).unwrap();
@@ -221,7 +212,7 @@ fn a_damaged_blob_is_read_from_another_copy() {
     // Two runs that did not know of each other have stored everything twice.
     copy("repository", "other");
     place.mover.ok(&["backup", &place.text("source")]);
-    let damaged = packs(&place.path("repository"));
+    let damaged = place.packs();
     mover(place.path("other")).ok(&["backup", &place.text("source")]);
     copy("other/.", "repository");
     // All blobs of every pack of the first: trees and data.

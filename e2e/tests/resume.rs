@@ -37,17 +37,12 @@ fn slow(place: &Place) -> Program {
 /// Interrupted once that much is stored.
 fn interrupted(place: &Place, args: &[&str], stored: u64) -> Ran {
     let running = slow(place).start(args);
-    let bytes = || packs(place).iter().map(|pack| fs::metadata(pack).map_or(0, |meta| meta.len())).sum::<u64>();
+    let bytes = || place.packs().iter().map(|pack| fs::metadata(pack).map_or(0, |meta| meta.len())).sum::<u64>();
     e2e::eventually("some packs", || bytes() >= stored);
     let start = Instant::now();
     let ran = running.end();
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     ran
-}
-
-fn packs(place: &Place) -> Vec<std::path::PathBuf> {
-    let folders = fs::read_dir(place.path("repository/data")).into_iter().flatten();
-    folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap()).map(|pack| pack.unwrap().path()).collect()
 }
 
 fn number(ran: &Ran, key: &str) -> u64 {
@@ -61,7 +56,7 @@ fn what_was_done_is_neither_read_nor_sent_again() {
     let ran = interrupted(&place, &args, 24 << 20);
     assert_eq!((ran.code, ran.json("code"), ran.json("is_final")), (75, 75.into(), false.into()), "{ran:?}");
     assert_eq!((place.locks(), place.snapshots(), objects(&place.path(RECORDS))), (0, 0, 1));
-    let (stored, before) = (packs(&place).len(), packs(&place));
+    let (stored, before) = (place.packs().len(), place.packs());
     place.is_sound();
     let ran = place.mover.ok(&[&["--json"], &args[..]].concat());
     let (total, resumed) = (number(&ran, "total_bytes"), number(&ran, "bytes_resumed"));
@@ -103,7 +98,7 @@ fn interrupted_as_often_as_may_be() {
         assert!(start.elapsed() < Duration::from_secs(120), "it never comes to its end");
     };
     assert!(rounds > 2, "it was over after {rounds} interruptions");
-    let sent: u64 = packs(&place).iter().map(|pack| fs::metadata(pack).unwrap().len()).sum();
+    let sent: u64 = place.packs().iter().map(|pack| fs::metadata(pack).unwrap().len()).sum();
     let total = number(&ran, "total_bytes");
     assert!(sent < total + total / 20, "{sent} bytes were sent for {total}, in {rounds} interruptions");
     let whole = place.mover.ok(&["--json", "backup", &place.text("source"), "--as", "/shop/data", "--parent", "none"]);
@@ -164,7 +159,7 @@ fn what_does_not_fit_is_not_gone_on_from() {
     let place = source();
     begin_at(&place);
     place.mover.ok(&["prune", "--allow-empty"]);
-    assert_eq!((packs(&place).len(), objects(&place.path(RECORDS))), (0, 0));
+    assert_eq!((place.packs().len(), objects(&place.path(RECORDS))), (0, 0));
     let ran = place.mover.ok(&["--json", "backup", &place.text("source"), "--as", "/shop/data", "--source-id", "one"]);
     assert_eq!((number(&ran, "bytes_resumed"), number(&ran, "warnings")), (0, 0), "{ran:?}");
     place.is_sound();
@@ -215,7 +210,7 @@ fn killed_it_loses_no_more_than_since_the_last_record() {
     running.wait();
     place.mover.ok(&["unlock", "--remove-all"]);
     place.is_sound();
-    let stored: u64 = packs(&place).iter().map(|pack| fs::metadata(pack).unwrap().len()).sum();
+    let stored: u64 = place.packs().iter().map(|pack| fs::metadata(pack).unwrap().len()).sum();
     let ran = place.mover.ok(&[&["--json"], &args[..]].concat());
     let (total, resumed) = (number(&ran, "total_bytes"), number(&ran, "bytes_resumed"));
     // In a second 12 MiB are sent; as much may wait in memory.

@@ -6,7 +6,7 @@ use repository::format::lock::LockMode;
 use repository::lock::Lock;
 use repository::write::WriteMode;
 
-use super::{filter, snapshots};
+use super::snapshots;
 use crate::cli::args::Copy;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -21,7 +21,7 @@ pub(super) fn run(settings: &Settings, args: Copy) -> Result<ExitCode, CommandEr
     }
     let read = Lock::acquire(&from, LockMode::Shared, settings.retry_lock)?;
     let write = Lock::acquire(&to, LockMode::Shared, settings.retry_lock)?;
-    let wanted = snapshots::chosen(&from, &args.snapshots, &filter(args.filter, None))?;
+    let wanted = snapshots::chosen(&from, args.chosen)?;
     let mode = if args.dry_run { WriteMode::DryRun } else { WriteMode::Store };
     let report = &settings.report;
     let shares = settings.shares.without_sources();

@@ -28,7 +28,7 @@ pub(super) fn run(settings: &Settings, args: Find) -> Result<ExitCode, CommandEr
     let patterns = Excludes::new(args.patterns).map_err(CommandError::usage)?;
     let filter = filter(args.filter, None);
     let Opened { repository, lock, stored: all, index } =
-        open_with(settings, |repository| snapshots::chosen(repository, &args.snapshots, &filter))?;
+        open_with(settings, |repository| snapshots::named(repository, &args.snapshots, &filter))?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut search = Search {
         settings,

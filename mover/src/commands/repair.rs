@@ -104,7 +104,7 @@ fn of_snapshots(settings: &Settings, wanted: &[String], mode: Mode, forget: bool
     // As `tag`: a policy that is applied beside it could take the new one for the double of the old.
     let lock_mode = if forget { LockMode::Exclusive } else { LockMode::Shared };
     let lock = Lock::acquire(&repository, lock_mode, settings.retry_lock)?;
-    let all = snapshots::chosen(&repository, wanted, &repository::snapshots::Filter::default())?;
+    let all = snapshots::named(&repository, wanted, &repository::snapshots::Filter::default())?;
     let (report, left_out) = (&settings.report, AtomicU64::new(0));
     let on_lost = |snapshot: &repository::id::ObjectId, path: &[u8], why: &str| {
         left_out.fetch_add(1, Ordering::Relaxed);

@@ -15,7 +15,6 @@ use repository::rewrite::{Outcome, Rewriter, Rules};
 use repository::write::WriteMode;
 use repository::{Error, Repository};
 
-use super::filter;
 use super::snapshots::chosen;
 use crate::cli::args::Rewrite;
 use crate::cli::exit::CommandError;
@@ -30,7 +29,7 @@ pub(super) fn run(settings: &Settings, args: Rewrite) -> Result<ExitCode, Comman
     // As `tag`: a policy that is applied beside it could take the new one for the double of the old.
     let mode = if args.forget { LockMode::Exclusive } else { LockMode::Shared };
     let lock = Lock::acquire(&repository, mode, settings.retry_lock)?;
-    let all = chosen(&repository, &args.snapshots, &filter(args.filter, None))?;
+    let all = chosen(&repository, args.chosen)?;
     let index = Arc::new(Index::load(&repository, settings.shares.index_bytes)?);
     let mode = if args.dry_run { WriteMode::DryRun } else { WriteMode::Store };
     let (report, mut rules) = (&settings.report, LeaveOut { excludes: &excludes, settings, left_out: 0 });

@@ -10,7 +10,7 @@ use repository::lock::Lock;
 use repository::snapshots::{self, Filter, Stored};
 
 use super::{filter, shown_time};
-use crate::cli::args::Snapshots;
+use crate::cli::args::{self, Snapshots};
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
 use crate::report::{Output, human};
@@ -45,8 +45,13 @@ pub(super) fn run(settings: &Settings, args: Snapshots) -> Result<ExitCode, Comm
     Ok(ExitCode::Success)
 }
 
+/// Those that were named, or all that the filters let through; oldest first.
+pub(super) fn chosen(repository: &Repository, chosen: args::Chosen) -> repository::Result<Vec<Stored>> {
+    named(repository, &chosen.snapshots, &filter(chosen.filter, None))
+}
+
 /// Those that were named, or all that the filter lets through; oldest first.
-pub(super) fn chosen(repository: &Repository, wanted: &[String], filter: &Filter) -> repository::Result<Vec<Stored>> {
+pub(super) fn named(repository: &Repository, wanted: &[String], filter: &Filter) -> repository::Result<Vec<Stored>> {
     let mut all = repository.snapshots(filter)?;
     if !wanted.is_empty() {
         let ids = wanted.iter().map(|wanted| snapshots::find(&all, wanted)).collect::<repository::Result<Vec<ObjectId>>>()?;

@@ -13,9 +13,8 @@ use crate::cli::settings::Settings;
 use crate::report::human::{bytes, count};
 
 pub(super) fn run(settings: &Settings, args: Stats) -> Result<ExitCode, CommandError> {
-    let filter = filter(args.filter, None);
-    let Opened { repository, lock, stored: all, index } =
-        open_with(settings, |repository| snapshots::chosen(repository, &args.snapshots, &filter))?;
+    let (wanted, filter) = (args.chosen.snapshots, filter(args.chosen.filter, None));
+    let Opened { repository, lock, stored: all, index } = open_with(settings, |repository| snapshots::named(repository, &wanted, &filter))?;
     let trees = Trees::new(&repository, &index, settings.shares.tree_bytes);
     let report = &settings.report;
     let stats::Stats { restored, data, trees, lost } = report.during(|| stats::run(&trees, &index, &settings.stop, &all))?;

@@ -6,7 +6,6 @@ use repository::lock::Lock;
 use repository::retention::INCOMPLETE_TAG;
 use repository::snapshots::Filter;
 
-use super::filter;
 use super::snapshots::chosen;
 use crate::cli::args::{Tag, TagChange};
 use crate::cli::exit::CommandError;
@@ -17,7 +16,7 @@ pub(super) fn run(settings: &Settings, args: Tag) -> Result<ExitCode, CommandErr
     let repository = settings.open()?;
     // A policy that is applied beside it could take the new one for the double of the old.
     let lock = Lock::acquire(&repository, LockMode::Exclusive, settings.retry_lock)?;
-    let all = chosen(&repository, &args.snapshots, &filter(args.filter, None))?;
+    let all = chosen(&repository, args.chosen)?;
     let others = repository.snapshots(&Filter::default())?;
     let mut saved = Vec::new();
     for stored in &all {

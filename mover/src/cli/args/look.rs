@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Filter, Latest};
+use super::{Chosen, Filter, Latest};
 use crate::cli::values::TimePoint;
 
 #[derive(Debug, Args)]
@@ -82,11 +82,8 @@ pub(crate) struct Diff {
 
 #[derive(Debug, Args)]
 pub(crate) struct Stats {
-    /// Only these [default: all that the filters let through]
-    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["host", "paths", "tags"])]
-    pub(crate) snapshots: Vec<String>,
     #[command(flatten)]
-    pub(crate) filter: Filter,
+    pub(crate) chosen: Chosen,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::Filter;
+use super::{Chosen, Filter};
 use crate::cli::values::{Age, Bytes, Count, MaxUnused, Share};
 
 #[derive(Debug, Args)]
@@ -155,14 +155,11 @@ pub(crate) enum RepairWhat {
     after_help = "Packs stay as they are until `mover prune`.\n\nExample:\n  mover rewrite --exclude '*.tmp' --dry-run && mover rewrite --exclude '*.tmp' --forget"
 )]
 pub(crate) struct Rewrite {
-    /// Only these [default: all that the filters let through]
-    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["host", "paths", "tags"])]
-    pub(crate) snapshots: Vec<String>,
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
     /// Leave out what matches
     #[arg(short, long = "exclude", value_name = "PATTERN", required = true)]
     pub(crate) excludes: Vec<String>,
-    #[command(flatten)]
-    pub(crate) filter: Filter,
     /// Remove the old ones, once the new ones are saved
     #[arg(long)]
     pub(crate) forget: bool,
@@ -176,11 +173,8 @@ pub(crate) struct Rewrite {
     after_help = "Each is saved again with its new tags, and the old one is removed: its id changes, its first id is kept as `original`.\nestiba:incomplete stays unless --remove names it: it keeps a snapshot that lacks items from displacing a complete one.\n\nExample:\n  mover tag --add before-upgrade latest"
 )]
 pub(crate) struct Tag {
-    /// Only these [default: all that the filters let through]
-    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["host", "paths", "tags"])]
-    pub(crate) snapshots: Vec<String>,
     #[command(flatten)]
-    pub(crate) filter: Filter,
+    pub(crate) chosen: Chosen,
     #[command(flatten)]
     pub(crate) change: TagChange,
 }

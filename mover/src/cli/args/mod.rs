@@ -259,6 +259,16 @@ pub(crate) struct Filter {
     pub(crate) tags: Vec<String>,
 }
 
+/// Some snapshots.
+#[derive(Debug, Args)]
+pub(crate) struct Chosen {
+    /// Only these [default: all that the filters let through]
+    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["host", "paths", "tags"])]
+    pub(crate) snapshots: Vec<String>,
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
 /// Which is meant by `latest`.
 #[derive(Debug, Args)]
 pub(crate) struct Latest {
@@ -327,13 +337,10 @@ pub(crate) struct From {
     after_help = "The same data is stored once only if both repositories cut files alike: create the other one with\n  mover init --copy-chunker-params --from-repository R\n\nExample:\n  mover -r /mnt/disk copy --from-repository s3://bucket/prefix latest"
 )]
 pub(crate) struct Copy {
-    /// Only these [default: all that the filters let through]
-    #[arg(value_name = "SNAPSHOT", conflicts_with_all = ["host", "paths", "tags"])]
-    pub(crate) snapshots: Vec<String>,
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
     #[command(flatten)]
     pub(crate) from: From,
-    #[command(flatten)]
-    pub(crate) filter: Filter,
     /// Say what would be copied; change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
