@@ -122,7 +122,7 @@ fn a_command_succeeds_whole_or_fails_and_costs_nothing() {
                 Ok(()) => assert_eq!(there, *after, "{name}, seed {seed}"),
                 // Of several snapshots some may be done.
                 Err(_) => {
-                    assert!((2.min(*after)..=(*after).max(2) + 1).contains(&there), "{name}, seed {seed}: {there} snapshots, {result:?}")
+                    assert!((2.min(*after)..=(*after).max(2) + 1).contains(&there), "{name}, seed {seed}: {there} snapshots, {result:?}");
                 }
             }
             if result.is_ok() { &done } else { &failed }.fetch_add(1, Ordering::Relaxed);

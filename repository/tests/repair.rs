@@ -21,7 +21,7 @@ use repository::repair::index::{self, Wrong};
 use repository::repair::{Mode, packs, snapshots};
 use repository::snapshots::Filter;
 use repository::store::memory::MemoryStore;
-use repository::store::record::{Change, Event, Recording, after_crash};
+use repository::store::record::{Change, Event, Recording};
 use repository::store::{PutMode, Store};
 
 fn look(store: &MemoryStore) -> Wrong {
@@ -117,7 +117,7 @@ fn a_second_list_that_is_wrong_goes() {
     assert!(look(&store).is_nothing());
 }
 
-/// Every moment of a repair: of what was under way, nothing or everything has arrived. The next one comes to the same end.
+/// Every moment of a repair: of what was under way, nothing, everything or a part has arrived. The next one comes to the same end.
 #[test]
 fn whatever_a_crash_leaves_the_next_one_goes_on() {
     let store = Recording::new(MemoryStore::default());
@@ -131,14 +131,11 @@ fn whatever_a_crash_leaves_the_next_one_goes_on() {
     repair(&store);
     let log = store.log();
     assert!(log.len() >= began + 8, "{} events", log.len() - began);
-    for events in began..=log.len() {
-        for survives in [false, true] {
-            let store = after_crash(&log, events, |_| survives);
-            unlock(&common::open(Arc::new(store.clone())), UnlockMode::All).unwrap();
-            repair(&store);
-            assert_eq!(common::errors(&common::open(Arc::new(store))), [], "after {events} of {} events", log.len());
-        }
-    }
+    common::after_each_crash(&log, began, |events, store| {
+        unlock(&common::open(Arc::new(store.clone())), UnlockMode::All).unwrap();
+        repair(&store);
+        assert_eq!(common::errors(&common::open(Arc::new(store))), [], "after {events} of {} events", log.len());
+    });
 }
 
 fn repair_packs(store: &(impl Store + Clone + 'static), mode: Mode) -> packs::Wrong {
@@ -225,7 +222,7 @@ fn whatever_happens_to_packs_the_rest_is_saved() {
     }
 }
 
-/// Every moment of it: of what was under way, nothing or everything has arrived. No more is lost than was, and the next ones
+/// Every moment of it: of what was under way, nothing, everything or a part has arrived. No more is lost than was, and the next ones
 /// come to the same end.
 #[test]
 fn a_crash_while_packs_and_snapshots_are_repaired_costs_nothing() {
@@ -242,14 +239,11 @@ fn a_crash_while_packs_and_snapshots_are_repaired_costs_nothing() {
     let (hit, repaired) = repair_snapshots(&store, Mode::Apply);
     assert!(!repaired.saved.is_empty() && hit.len() == 1 && hit.iter().all(|path| path.starts_with("/dir/file-")), "{hit:?}");
     let log = store.log();
-    for events in began..=log.len() {
-        for survives in [false, true] {
-            let store = after_crash(&log, events, |_| survives);
-            unlock(&common::open(Arc::new(store.clone())), UnlockMode::All).unwrap();
-            repair_packs(&store, Mode::Apply);
-            let (lost, _) = repair_snapshots(&store, Mode::Apply);
-            assert!(lost.is_subset(&hit), "after {events} of {} events: {lost:?}", log.len());
-            assert_eq!(common::errors(&common::open(Arc::new(store))), [], "after {events} of {} events", log.len());
-        }
-    }
+    common::after_each_crash(&log, began, |events, store| {
+        unlock(&common::open(Arc::new(store.clone())), UnlockMode::All).unwrap();
+        repair_packs(&store, Mode::Apply);
+        let (lost, _) = repair_snapshots(&store, Mode::Apply);
+        assert!(lost.is_subset(&hit), "after {events} of {} events: {lost:?}", log.len());
+        assert_eq!(common::errors(&common::open(Arc::new(store))), [], "after {events} of {} events", log.len());
+    });
 }

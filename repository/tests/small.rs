@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use repository::Repository;
@@ -20,7 +21,7 @@ use repository::store::memory::MemoryStore;
 use repository::store::record::Recording;
 
 /// A repository with two runs, and then what `act` does: each state that a crash in that could leave.
-fn crashes(act: impl FnOnce(&Arc<Repository>), mut look: impl FnMut(MemoryStore)) {
+fn crashes(act: impl FnOnce(&Arc<Repository>), look: impl Fn(MemoryStore) + Sync) {
     let store = Recording::new(MemoryStore::default());
     common::fill(&store);
     let before = store.log().len();
@@ -51,7 +52,7 @@ fn of_a_snapshot_that_gets_other_tags_one_is_always_there() {
         }
     };
     let healthy = common::open(Arc::new(common::healthy())).snapshots(&Filter::default()).unwrap();
-    let mut between = 0;
+    let between = AtomicUsize::new(0);
     crashes(tag_all, |store| {
         let repository = sound(&store);
         let there = repository.snapshots(&Filter::default()).unwrap();
@@ -61,7 +62,7 @@ fn of_a_snapshot_that_gets_other_tags_one_is_always_there() {
         trees.dedup();
         expected.sort();
         assert_eq!(trees, expected);
-        between += usize::from(there.len() > 2);
+        between.fetch_add(usize::from(there.len() > 2), Ordering::Relaxed);
         // Done again, it comes to the same: two, with the tags, and what they were.
         let lock = Lock::acquire(&repository, LockMode::Exclusive, Duration::ZERO).unwrap();
         tag_all(&repository);
@@ -70,7 +71,7 @@ fn of_a_snapshot_that_gets_other_tags_one_is_always_there() {
         assert_eq!(after.len(), 2, "{after:?}");
         assert!(after.iter().all(|stored| stored.snapshot.tags == tagged() && stored.snapshot.original.is_some()));
     });
-    assert!(between > 0, "no state between the two was met");
+    assert!(between.into_inner() > 0, "no state between the two was met");
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn what_is_forgotten_is_gone_whole_and_nothing_else() {
 #[test]
 fn at_each_moment_a_password_opens_it() {
     let opens = |store: &MemoryStore, password: &str| Repository::open(&common::access(Arc::new(store.clone())), password).is_ok();
-    let mut both = 0;
+    let both = AtomicUsize::new(0);
     crashes(
         |repository| {
             repository.replace_key("another", Cost::LOW).unwrap();
@@ -98,13 +99,13 @@ fn at_each_moment_a_password_opens_it() {
         |store| {
             let [old, new] = [opens(&store, common::PASSWORD), opens(&store, "another")];
             assert!(old || new);
-            both += usize::from(old && new);
+            both.fetch_add(usize::from(old && new), Ordering::Relaxed);
             if old {
                 sound(&store);
             }
         },
     );
-    assert!(both > 0, "the old one goes when the new one is there");
+    assert!(both.into_inner() > 0, "the old one goes when the new one is there");
     crashes(
         |repository| {
             let other = repository.add_key("another", Cost::LOW).unwrap();
@@ -129,7 +130,7 @@ fn the_old_password_stays_if_the_new_one_did_not_arrive() {
 #[test]
 fn a_record_is_there_or_not_and_nothing_depends_on_it() {
     let source = || Source { id: "one".to_owned(), host: "host".to_owned(), paths: vec!["/data".to_owned()] };
-    let mut found = 0;
+    let found = AtomicUsize::new(0);
     crashes(
         |repository| {
             let tree = repository.snapshots(&Filter::default()).unwrap().remove(0).snapshot.tree;
@@ -137,8 +138,8 @@ fn a_record_is_there_or_not_and_nothing_depends_on_it() {
             repository.remove_resume(&source()).unwrap();
         },
         |store| {
-            found += usize::from(matches!(sound(&store).find_resume(&source()).unwrap(), Found::Tree(_)));
+            found.fetch_add(usize::from(matches!(sound(&store).find_resume(&source()).unwrap(), Found::Tree(_))), Ordering::Relaxed);
         },
     );
-    assert!(found > 0);
+    assert!(found.into_inner() > 0);
 }

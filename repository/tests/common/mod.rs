@@ -22,6 +22,7 @@ use repository::id::{BlobId, ObjectId};
 use repository::index::Index;
 use repository::lock::{Identity, Lock};
 use repository::object::ObjectName;
+use repository::parallel;
 use repository::resume::Source;
 use repository::store::Store;
 use repository::store::memory::MemoryStore;
@@ -111,18 +112,21 @@ pub fn snapshot(tree: BlobId) -> Snapshot {
 }
 
 /// Every moment from an event on: of what was under way, nothing, everything, or any part may have arrived. How many states
-/// that were.
-pub fn after_each_crash(log: &[Event], from: usize, mut look: impl FnMut(usize, MemoryStore)) -> usize {
-    for events in from..=log.len() {
+/// that were. Several are looked at in one moment: most of the time is waited for locks to settle.
+pub fn after_each_crash(log: &[Event], from: usize, look: impl Fn(usize, MemoryStore) + Sync) -> usize {
+    const THREADS: usize = 8;
+    let states: Vec<(usize, u64)> = (from..=log.len()).flat_map(|events| (0..3).map(move |part| (events, part))).collect();
+    let state = |(): &mut (), &(events, part): &(usize, u64)| {
         let mut seed = events as u64;
         let mut coin = || {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             seed >> 63 == 1
         };
-        let survivors: [&mut dyn FnMut(usize) -> bool; 3] = [&mut |_| false, &mut |_| true, &mut |_| coin()];
-        survivors.into_iter().for_each(|survives| look(events, after_crash(log, events, survives)));
-    }
-    (log.len() + 1 - from) * 3
+        look(events, after_crash(log, events, |_| part == 0 || part == 1 && coin()));
+        Ok(())
+    };
+    parallel::each(THREADS, &states, || (), state).expect("looking does not fail, it panics");
+    states.len()
 }
 
 /// Makes a repository with two runs in it.
