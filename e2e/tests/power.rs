@@ -115,7 +115,9 @@ fn a_power_cut_at_any_moment_leaves_what_is_visible_whole() {
         }
         let args = if round % 4 == 3 { vec!["prune", "--max-unused", "0"] } else { vec!["backup", &source] };
         let mut running = at(&disk).start_unheard(&args);
-        std::thread::sleep(Duration::from_millis(350 + 45 * round));
+        let locks = disk.at.join("repository/locks");
+        e2e::eventually("a lock, or the end", || e2e::place::objects(&locks) > 0 || running.child().try_wait().unwrap().is_some());
+        std::thread::sleep(Duration::from_millis(40 * round));
         running.signal(Signal::STOP);
         // What the kernel was about to do for it is done.
         std::thread::sleep(Duration::from_millis(50));

@@ -269,6 +269,8 @@ pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Repo
             Lap::Last(outcome) => break *outcome,
             Lap::Kept { tree, counts, added } => {
                 laps.add(&counts, &added);
+                // One that kept nothing new would be followed by others like it.
+                laps.is_last |= done == Found::Tree(tree);
                 report.progress().again();
                 done = Found::Tree(tree);
             }
@@ -298,6 +300,8 @@ enum Lap {
 /// What earlier laps of this run have done.
 #[derive(Default)]
 struct Laps {
+    /// The next one goes to the end.
+    is_last: bool,
     files_done: u64,
     bytes_read: u64,
     added: Added,
@@ -366,7 +370,7 @@ fn save(
             failed: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
             lap_began: Instant::now(),
-            lap_ends: OnceLock::new(),
+            lap_ends: if laps.is_last { OnceLock::from(None) } else { OnceLock::new() },
             lap_is_over: AtomicBool::new(false),
         };
         let done = if let Found::Tree(tree) = done { Some(*tree) } else { None };

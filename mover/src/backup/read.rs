@@ -184,7 +184,7 @@ impl Reader<'_> {
             let (read, is_whole) = self.chunks(&mut Cursor::new(start).chain(file), state)?;
             return if is_whole { Ok(read) } else { Err(Trouble::Left(None)) };
         }
-        self.context.counts.bytes_read.fetch_add(length, Ordering::Relaxed);
+        self.context.has_read(length);
         if length > 0 {
             let position = state.expect_chunk();
             self.chunks_tx.send(Chunk { bytes: buffer, file: state.clone(), position }).map_err(|_| Trouble::Over)?;

@@ -102,6 +102,9 @@ fn of_packs(settings: &Settings, wanted: &[String], mode: Mode) -> Result<ExitCo
 fn of_snapshots(settings: &Settings, wanted: &[String], mode: Mode, forget: bool) -> Result<ExitCode, CommandError> {
     let repository = settings.open()?;
     // As `tag`: a policy that is applied beside it could take the new one for the double of the old.
+    if forget {
+        repository.may_remove()?;
+    }
     let lock_mode = if forget { LockMode::Exclusive } else { LockMode::Shared };
     let lock = Lock::acquire(&repository, lock_mode, settings.retry_lock)?;
     let all = snapshots::named(&repository, wanted, &repository::snapshots::Filter::default())?;

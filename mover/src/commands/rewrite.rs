@@ -27,7 +27,11 @@ pub(super) fn run(settings: &Settings, args: Rewrite) -> Result<ExitCode, Comman
     let excludes = Excludes::new(args.excludes).map_err(CommandError::usage)?;
     let repository = settings.open()?;
     // As `tag`: a policy that is applied beside it could take the new one for the double of the old.
-    let mode = if args.forget { LockMode::Exclusive } else { LockMode::Shared };
+    let forgets = args.forget && !args.dry_run;
+    if forgets {
+        repository.may_remove()?;
+    }
+    let mode = if forgets { LockMode::Exclusive } else { LockMode::Shared };
     let lock = Lock::acquire(&repository, mode, settings.retry_lock)?;
     let all = chosen(&repository, args.chosen)?;
     let index = Arc::new(Index::load(&repository, settings.shares.index_bytes)?);
@@ -41,14 +45,14 @@ pub(super) fn run(settings: &Settings, args: Rewrite) -> Result<ExitCode, Comman
         }
         Ok::<_, Error>((changed, rewriter.finish(|snapshot| snapshot.excludes.extend(excludes.patterns().iter().cloned()))?))
     })?;
-    forget(&repository, &saved, args.forget)?;
+    forget(&repository, &saved, forgets)?;
     lock.release()?;
     let summary = RewriteSummary {
         snapshots: all.len() as u64,
         changed,
         saved: saved.iter().map(|(old, new)| (old.hex(), new.hex())).collect(),
         left_out: rules.left_out,
-        forgotten: args.forget && !args.dry_run,
+        forgotten: forgets,
         dry_run: args.dry_run,
     };
     let what = format!("{} of {} snapshots have it: {} items", count(changed), count(summary.snapshots), count(summary.left_out));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use repository::format::node::NodeKind;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 use super::target::{OpenDir, TargetDir, look};
@@ -37,34 +37,53 @@ impl Extra {
 /// be missing.
 pub(super) fn run(context: &Context<'_>, dirs: &mut OpenDir<'_>, extras: Vec<Extra>) {
     for extra in extras {
+        if context.repository.stop().is_stopped() {
+            return;
+        }
         let path = extra.path();
         if context.report.errors() > 0 {
             add(&context.counts.extras_kept, 1);
             continue;
         }
-        let removed = dirs.get(&extra.dir).map_err(|error| error.to_string()).and_then(|dir| remove(context, dir, &extra.name, &path));
+        let removed =
+            dirs.get(&extra.dir).map_err(|error| error.to_string()).and_then(|dir| below(context, dir, &extra.name, &path, Act::Remove, 0));
         if let Err(why) = removed {
             context.error(&path, &format!("it is not in the snapshot, and cannot be removed: {why}"));
         }
     }
 }
 
-/// Removes an entry, and all that is in it; in a dry run, says what would go. Links are not followed, other file systems not entered;
-/// what is excluded stays, and so do sockets, which no snapshot has.
+/// Makes room for something else: removes an entry, if nothing in it has to stay.
 pub(super) fn remove(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path) -> Result<(), String> {
-    below(context, dir, name, path, 0).map(drop)
+    if !below(context, dir, name, path, Act::Look, 0)? {
+        return Err("something in it is excluded, or a socket".to_owned());
+    }
+    below(context, dir, name, path, Act::Remove, 0).map(drop)
 }
 
-/// Whether something is mounted at a directory.
+/// What is done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// Nothing, and nothing is said.
+    Look,
+    /// Entries go; or in a dry run it is said which.
+    Remove,
+}
+
+/// Whether something is mounted at a directory; what cannot be told counts as such.
 pub(super) fn is_mounted(dir: BorrowedFd<'_>) -> bool {
     let stat = rustix::fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::empty());
-    // Kernels before 5.8 do not say.
-    stat.is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    let is_known = |stat: &Statx| stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+    !stat.is_ok_and(|stat| is_known(&stat) && !stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Whether it is gone.
-fn below(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path, depth: usize) -> Result<bool, String> {
+/// Whether an entry is gone, with all that is in it. Links are not followed, other file systems not entered; what is excluded stays, and
+/// so do sockets, which no snapshot has.
+fn below(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path, act: Act, depth: usize) -> Result<bool, String> {
     let failed = |error: Errno| format!("{}: {error}", path.display());
+    if context.repository.stop().is_stopped() {
+        return Ok(false);
+    }
     if context.request.excludes.matches(&Path::new("/").join(path)) || context.was_excluded(path) {
         return Ok(false);
     }
@@ -72,7 +91,7 @@ fn below(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path
     match kind(&stat) {
         Some(NodeKind::Socket) => return Ok(false),
         Some(NodeKind::Dir) => {}
-        _ => return gone(context, dir, name, path, AtFlags::empty()),
+        _ => return gone(context, dir, name, path, act, AtFlags::empty()),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = rustix::fs::openat(dir, name, flags, Mode::empty()).map_err(failed)?;
@@ -83,35 +102,34 @@ fn below(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path
     if depth >= MAX_DEPTH {
         return Err(format!("{} is nested more than {MAX_DEPTH} deep", path.display()));
     }
-    // Some at a time, for what is listed while entries go is not always all.
-    let (mut kept, mut is_empty) = (HashSet::new(), true);
+    // Some at a time; those that stay, or were looked at, are not looked at again, however often they are listed.
+    let (mut seen, mut is_empty) = (HashSet::new(), true);
     loop {
         let mut names = Vec::new();
         for entry in Dir::read_from(&open).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name().to_owned();
-            if !matches!(name.to_bytes(), b"." | b"..") && !kept.contains(&name) {
+            if !matches!(name.to_bytes(), b"." | b"..") && seen.insert(name.clone()) {
                 names.push(name);
             }
             if names.len() >= LISTED {
                 break;
             }
         }
-        if names.is_empty() {
+        let is_all = names.len() < LISTED;
+        for name in names {
+            is_empty &= below(context, open.as_fd(), &name, &path.join(OsStr::from_bytes(name.to_bytes())), act, depth + 1)?;
+        }
+        if is_all {
             break;
         }
-        for name in names {
-            let is_gone = below(context, open.as_fd(), &name, &path.join(OsStr::from_bytes(name.to_bytes())), depth + 1)?;
-            // In a dry run everything is still there.
-            if !is_gone || !context.writes() {
-                kept.insert(name);
-            }
-            is_empty &= is_gone;
-        }
     }
-    if is_empty { gone(context, dir, name, path, AtFlags::REMOVEDIR) } else { Ok(false) }
+    if is_empty { gone(context, dir, name, path, act, AtFlags::REMOVEDIR) } else { Ok(false) }
 }
 
-fn gone(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path, flags: AtFlags) -> Result<bool, String> {
+fn gone(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path, act: Act, flags: AtFlags) -> Result<bool, String> {
+    if act == Act::Look {
+        return Ok(true);
+    }
     context.plan(contract::Change::Removed, path);
     if context.writes() {
         rustix::fs::unlinkat(dir, name, flags).map_err(|error| format!("{}: {error}", path.display()))?;

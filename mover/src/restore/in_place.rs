@@ -88,15 +88,20 @@ fn prepare(context: &Context<'_>, file: &PlannedFile, dirs: &mut OpenDir<'_>) ->
         return Ok(());
     }
     let prepared = file.sink.open(dirs, OFlags::WRONLY).and_then(|open| {
-        file.is_begun.store(true, Ordering::Relaxed);
+        let before = Mode::from_raw_mode(rustix::fs::fstat(&*open)?.st_mode);
         // Of files that belong to others, those who may write may not always say who reads.
         let _ = rustix::fs::fchmod(&*open, Mode::RUSR | Mode::WUSR);
-        rustix::fs::ftruncate(&*open, file.size)
+        let sized = rustix::fs::ftruncate(&*open, file.size);
+        match sized {
+            Ok(()) => file.is_begun.store(true, Ordering::Relaxed),
+            Err(_) => drop(rustix::fs::fchmod(&*open, before)),
+        }
+        sized
     });
     match prepared {
         Err(Errno::NOSPC | Errno::DQUOT) => Err(fetch::full(context, &file.path, &std::io::ErrorKind::StorageFull.into())),
         Err(error) => {
-            // It is as it was, unless its length is what could not be changed.
+            // It is as it was.
             file.is_damaged.store(true, Ordering::Relaxed);
             context.error(&file.path, &format!("cannot be written to: {error}"));
             Ok(())

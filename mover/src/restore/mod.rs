@@ -141,9 +141,15 @@ impl Context<'_> {
         self.request.mode == RestoreMode::Write
     }
 
-    /// Whether the backup left something of this path out, so that it says nothing that the snapshot does not have it.
+    /// Whether the backup may have left this out, so that it says nothing that the snapshot does not have it.
     fn was_excluded(&self, path: &Path) -> bool {
-        self.left_out.matches(&self.source.join(path))
+        Path::new("/").join(path).ancestors().any(|above| self.left_out.matches(above))
+    }
+
+    /// Whether a directory of the target is one that was saved, or in one: those above were never listed.
+    fn was_saved(&self, path: &Path) -> bool {
+        let at: PathBuf = self.source.join(path).components().collect();
+        self.request.snapshot.paths.iter().any(|saved| at.starts_with(saved))
     }
 
     /// In a dry run, what would happen to an entry.
@@ -195,15 +201,24 @@ pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Re
     Ok(counts)
 }
 
-/// What a backup left out. Where it lacks more than that, nothing can be said to be missing.
+/// What a backup left out: nothing says of that whether it was there. Where more is lacking, or that cannot be told, nothing goes.
 fn left_out(snapshot: &Snapshot) -> Result<Excludes> {
+    let refuse = |why: &str| Err(Error::Refused(format!("--delete would remove what the backup had left out: {why}")));
     if snapshot.tags.iter().any(|tag| tag == INCOMPLETE_TAG) {
-        let what =
-            "the snapshot lacks items that could not be read (it is tagged estiba:incomplete): --delete would remove them from the target";
-        return Err(Error::Refused(what.to_owned()));
+        return refuse("the snapshot lacks items that could not be read (it is tagged estiba:incomplete)");
     }
-    Excludes::new(snapshot.excludes.clone())
-        .map_err(|why| Error::Refused(format!("--delete spares what the backup left out, and that cannot be told: {why}")))
+    if !snapshot.program_version.starts_with("estiba") {
+        return refuse("the snapshot is another program's, which does not record all of that; restore into an empty directory");
+    }
+    let mut patterns = Vec::new();
+    for pattern in &snapshot.excludes {
+        // It was meant for paths where the source was, and may lie elsewhere here: all of that name stays.
+        let Some(name) = pattern.split('/').rev().find(|part| !part.trim_matches('*').is_empty()) else {
+            return refuse(&format!("pattern {pattern:?} says of nothing what it is called"));
+        };
+        patterns.push(name.to_owned());
+    }
+    Excludes::new(patterns).or_else(|why| refuse(&why))
 }
 
 /// What is restored: the contents of a directory, or one file.

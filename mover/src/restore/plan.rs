@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use contract::{Change, Severity};
 use repository::error::{Error, Result};
@@ -29,6 +30,10 @@ const MAX_WANTS: usize = 200_000;
 const MAX_FILES: usize = 40_000;
 /// Trees nested deeper than any file system allows.
 const MAX_DEPTH: usize = 50_000;
+/// The longest name that Linux has.
+const LONGEST_NAME: usize = 255;
+/// At the end of the name of a link, until it is in its place.
+const LINKED: &[u8] = b".estiba-link";
 
 /// A directory whose entries are being planned.
 struct Level {
@@ -112,10 +117,22 @@ impl<'a> Plan<'a> {
         self.context.writes()
     }
 
-    /// Where nothing is mounted, what is not in the snapshot goes.
+    /// Of a directory that was saved, and at which nothing is mounted, what is not in the snapshot goes.
     fn names(&mut self, dir: &Arc<TargetDir>) -> Option<Names> {
-        let is_asked = self.context.request.extras == Extras::Delete;
-        (is_asked && (dir.is_root() || !self.dirs.get(dir).is_ok_and(delete::is_mounted))).then(HashSet::new)
+        let is_asked = self.context.request.extras == Extras::Delete && self.context.was_saved(&dir.path());
+        (is_asked && !self.is_elsewhere(dir)).then(HashSet::new)
+    }
+
+    /// Whether a directory lies on another file system than the target, or cannot be looked at.
+    fn is_elsewhere(&mut self, dir: &Arc<TargetDir>) -> bool {
+        let Some(target) = self.target.filter(|_| !dir.is_root()) else { return false };
+        let device = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| stat.st_dev).ok();
+        let of_target = device(target.dir.as_fd());
+        match self.dirs.get(dir) {
+            Ok(fd) => device(fd) != of_target || delete::is_mounted(fd),
+            // In a dry run it may not be there yet.
+            Err(_) => self.writes(),
+        }
     }
 
     fn walk(&mut self, root: Level) -> Result<()> {
@@ -140,6 +157,7 @@ impl<'a> Plan<'a> {
             let dir = level.dir.clone();
             if let Some(names) = &mut level.names {
                 names.insert(hash(&node.name));
+                names.insert(hash(&folded(&node.name)));
             }
             let Some(name) = self.check_name(&dir, &node.name, &mut level.last_name) else { continue };
             let has_names = level.names.is_some();
@@ -229,6 +247,7 @@ impl<'a> Plan<'a> {
             let is_ours = matches!(bytes, b"." | b"..") || dir.is_root() && bytes == b"lost+found";
             if !is_ours
                 && !names.contains(&hash(bytes))
+                && !self.is_known_otherwise(dir, bytes, names)
                 && self.included(dir, bytes) == Some(Included::Yes)
                 && !self.context.was_excluded(&path_of(dir, bytes))
             {
@@ -237,6 +256,20 @@ impl<'a> Plan<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether names differ in more than their case here, and the snapshot has one that does not differ in more.
+    fn is_known_otherwise(&mut self, dir: &Arc<TargetDir>, name: &[u8], names: &Names) -> bool {
+        let flipped: Vec<u8> =
+            name.iter().map(|byte| if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() }).collect();
+        if flipped == name || !names.contains(&hash(&folded(name))) {
+            return false;
+        }
+        let mut inode = |name: Vec<u8>| {
+            let stat = self.dirs.get(dir).and_then(|fd| look(fd, &CString::new(name).map_err(|_| Errno::INVAL)?)).ok().flatten();
+            stat.map(|stat| (stat.st_dev, stat.st_ino))
+        };
+        inode(flipped) == inode(name.to_vec())
     }
 
     fn lose_extras(&self, dir: &TargetDir, error: Errno) -> Result<()> {
@@ -300,8 +333,15 @@ impl<'a> Plan<'a> {
         let may_be_linked = self.context.request.overwrite != Overwrite::Never || matches!(there, Ok(None));
         if may_be_linked && self.is_linked(dir, &name, &node) {
             add(&self.context.counts.others, 1);
+            if !self.writes() {
+                if !matches!(there, Ok(Some(_))) {
+                    self.context.plan(Change::Added, &path);
+                }
+                return self.see_room(dir, &name, &path).or_else(|error| self.lose(&path, error));
+            }
             return Ok(());
         }
+        let link = (node.inode, node.device_id);
         let there = match there {
             Ok(Some(stat)) if self.keeps(&stat, &node) => {
                 add(&self.context.counts.skipped, 1);
@@ -315,13 +355,18 @@ impl<'a> Plan<'a> {
         };
         let content = node.content.take().unwrap_or_default();
         // What is lost costs nothing that is there.
-        let Some(first_want) = self.want(&content, node.size, &path)? else { return Ok(()) };
+        let Some(first_want) = self.want(&content, node.size, &path)? else {
+            // Its next name is the first then.
+            self.links.remove(&link);
+            return Ok(());
+        };
         let state = there.filter(|stat| self.can_change(dir, &name, stat)).map_or(State::New, |stat| State::InPlace(stat.st_size as u64));
         if state == State::New {
             self.context.plan(if there.is_some() { Change::Content } else { Change::Added }, &path);
             let made = if self.writes() { self.make_file(dir, &name, node.size, &path) } else { self.see_room(dir, &name, &path) };
             if let Err(error) = made {
                 self.batch.wants.truncate(first_want);
+                self.links.remove(&link);
                 return self.lose(&path, error);
             }
             add(&self.context.counts.files, 1);
@@ -411,8 +456,22 @@ impl<'a> Plan<'a> {
         if look(to, name)?.is_some_and(|there| inode(there) == first_inode) {
             return Ok(());
         }
-        make_room(self.context, to, name, &dir.path().join(OsStr::from_bytes(name.to_bytes())))?;
-        rustix::fs::linkat(&from, &first.1, to, name, AtFlags::empty())
+        // What is there goes when the link is there.
+        let mut made = name.as_bytes().to_vec();
+        made.truncate(LONGEST_NAME - LINKED.len());
+        let made = CString::new([&made, LINKED].concat()).expect("neither holds a zero byte");
+        // One that was killed may have left it.
+        let _ = rustix::fs::unlinkat(to, &made, AtFlags::empty());
+        rustix::fs::linkat(&from, &first.1, to, &made, AtFlags::empty())?;
+        let there = look(to, name)?.map(|stat| kind(&stat));
+        let is_replaced = there.is_some_and(|kind| kind != Some(NodeKind::Dir));
+        let may_replace = matches!(self.context.request.overwrite, Overwrite::Always | Overwrite::IfChanged);
+        let moved = if is_replaced && may_replace { Ok(()) } else { make_room(self.context, to, name, &path_of(dir, name.to_bytes())) };
+        let moved = moved.and_then(|()| rustix::fs::renameat(to, &made, to, name));
+        if moved.is_err() {
+            let _ = rustix::fs::unlinkat(to, &made, AtFlags::empty());
+        }
+        moved
     }
 
     /// Makes an empty file of the right length; nobody but us may read it yet.
@@ -530,8 +589,11 @@ impl<'a> Plan<'a> {
         }
         if self.writes() {
             verify::run(self.context, self.target, &batch)?;
+            self.forget_lost(&batch);
             for PlannedLink { first, dir, name } in std::mem::take(&mut batch.links) {
-                if let Err(error) = self.hard_link(&dir, &name, &first) {
+                let is_lost = batch.files.iter().filter(|file| file.is_damaged.load(Ordering::Relaxed)).any(|file| file.sink.is(&first));
+                let linked = if is_lost { Err(Errno::NOENT) } else { self.hard_link(&dir, &name, &first) };
+                if let Err(error) = linked {
                     let path = dir.path().join(OsStr::from_bytes(name.to_bytes()));
                     self.lose(&path, error)?;
                 }
@@ -543,6 +605,15 @@ impl<'a> Plan<'a> {
         }
         self.finished.clear();
         Ok(())
+    }
+
+    /// Of files that were lost no further name is made in later batches: the next one is the first then.
+    fn forget_lost(&mut self, batch: &Batch) {
+        for file in batch.files.iter().filter(|file| file.is_damaged.load(Ordering::Relaxed)) {
+            if let Some(node) = file.node.as_ref().filter(|node| node.links > 1) {
+                self.links.remove(&(node.inode, node.device_id));
+            }
+        }
     }
 
     /// A file has its times only when its content would survive a power cut: times are what `--overwrite if-changed` trusts.
@@ -612,6 +683,11 @@ fn make_room(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &
 /// The path of an entry, below the target.
 fn path_of(dir: &TargetDir, name: &[u8]) -> PathBuf {
     dir.path().join(OsStr::from_bytes(name))
+}
+
+/// A name as one that is no name of a snapshot: lower case, and marked.
+fn folded(name: &[u8]) -> Vec<u8> {
+    [b"/", name.to_ascii_lowercase().as_slice()].concat()
 }
 
 fn hash(name: &[u8]) -> u64 {

@@ -133,6 +133,11 @@ pub(super) enum Sink {
 }
 
 impl Sink {
+    /// Whether it is the file of that name.
+    pub(super) fn is(&self, other: &(Arc<TargetDir>, CString)) -> bool {
+        matches!(self, Self::File { dir, name } if Arc::ptr_eq(dir, &other.0) && *name == other.1)
+    }
+
     /// Opens for writing; whatever stands at the name must be the file that was made there.
     pub(super) fn open(&self, dirs: &mut OpenDir<'_>, access: OFlags) -> Result<SinkFile, Errno> {
         match self {
