@@ -26,9 +26,7 @@ fn what_is_left_after_a_damage_is_sound_to_restic_and_to_us() {
     for version in RESTICS {
         let place = two_nights();
         let stock = restic(version, place.text("repository"));
-        let files =
-            || fs::read_dir(place.path("repository/data")).unwrap().flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
-        let largest = files().map(|pack| pack.unwrap().path()).max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+        let largest = place.packs().pop().unwrap();
         fs::set_permissions(&largest, fs::Permissions::from_mode(0o600)).unwrap();
         let mut bytes = fs::read(&largest).unwrap();
         let middle = bytes.len() / 2;
@@ -100,9 +98,7 @@ fn what_cannot_be_repaired_or_rewritten_is_said() {
     assert_refused(&place.mover.run(&["rewrite"]), 1, "--exclude");
     assert_refused(&place.mover.run(&["rewrite", "--exclude", "["]), 1, "exclude pattern");
     // A pack that is gone is for the index to forget before.
-    let folder = fs::read_dir(place.path("repository/data")).unwrap().map(|folder| folder.unwrap().path());
-    let pack = folder.flat_map(|folder| fs::read_dir(folder).unwrap()).next().unwrap().unwrap().path();
-    fs::remove_file(pack).unwrap();
+    fs::remove_file(place.packs().pop().unwrap()).unwrap();
     assert_refused(&place.mover.run(&["repair", "snapshots"]), 1, "`mover repair index` comes first");
     // Whole or not, what is healthy says so.
     let place = two_nights();

@@ -80,6 +80,12 @@ impl Shares {
         Self { readers: 0, chunks: 0, index_bytes: self.index_bytes + free, ..self }
     }
 
+    /// For those who read content: what a backup uses for chunks and packs, they use for ranges of packs.
+    #[must_use]
+    pub fn range_bytes(&self) -> u64 {
+        self.total() - self.index_bytes - self.tree_bytes * 2
+    }
+
     /// The most that all parts together may hold.
     #[must_use]
     pub fn total(&self) -> u64 {

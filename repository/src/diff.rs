@@ -3,11 +3,8 @@
 use crate::error::{Error, Result};
 use crate::format::node::{Node, NodeKind};
 use crate::id::BlobId;
-use crate::read::{TreeStream, Trees};
+use crate::read::{TreeStream, Trees, check_depth};
 use crate::stop::Stop;
-
-/// Trees nested deeper than any file system allows.
-const MAX_DEPTH: usize = 50_000;
 
 /// How an entry differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +68,7 @@ fn push(trees: &Trees, levels: &mut Vec<Level>, path: Vec<u8>, roots: [Option<&B
     if roots[0] == roots[1] {
         return Ok(());
     }
-    if levels.len() >= MAX_DEPTH {
-        return Err(Error::Refused(format!("directories are nested more than {MAX_DEPTH} deep")));
-    }
+    check_depth(levels.len())?;
     let open = |root: Option<&BlobId>| root.map(|id| Side::new(trees.open(id)?)).transpose();
     levels.push(Level { path, sides: [open(roots[0])?, open(roots[1])?] });
     Ok(())

@@ -14,13 +14,10 @@ use crate::format::snapshot::Snapshot;
 use crate::format::tree::TreeEncoder;
 use crate::id::{BlobId, ObjectId};
 use crate::index::Index;
-use crate::read::{TreeStream, Trees};
+use crate::read::{TreeStream, Trees, check_depth};
 use crate::repository::Repository;
 use crate::snapshots::Stored;
 use crate::write::{Sealer, TreeWriter, Verify, WriteMode, WriteOptions, Writer};
-
-/// Trees nested deeper than any file system allows.
-const MAX_DEPTH: usize = 50_000;
 
 /// What stays.
 pub trait Rules {
@@ -207,9 +204,7 @@ impl Rewriter {
             level.is_changed |= node.size != size;
             match node.subtree {
                 Some(tree) if !self.intact.contains(&tree) => {
-                    if levels.len() >= MAX_DEPTH {
-                        return Err(Error::Refused(format!("directories are nested more than {MAX_DEPTH} deep")));
-                    }
+                    check_depth(levels.len())?;
                     levels.push(self.open(path, tree, Some(node), rules)?);
                 }
                 _ => level.push(&node),

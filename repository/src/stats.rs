@@ -7,12 +7,9 @@ use crate::format::BlobKind;
 use crate::format::node::NodeKind;
 use crate::id::BlobId;
 use crate::index::Index;
-use crate::read::{TreeStream, Trees};
+use crate::read::{TreeStream, Trees, check_depth};
 use crate::snapshots::Stored;
 use crate::stop::Stop;
-
-/// Trees nested deeper than any file system allows.
-const MAX_DEPTH: usize = 50_000;
 
 /// What is in a directory, with all below it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,9 +104,8 @@ fn walk(trees: &Trees, index: &Index, stop: &Stop, root: BlobId, known: &mut Has
                 let Some(tree) = subtree else { continue };
                 if let Some(totals) = known.get(&tree) {
                     level.totals.add(totals);
-                } else if levels.len() >= MAX_DEPTH {
-                    return Err(Error::Refused(format!("directories are nested more than {MAX_DEPTH} deep")));
                 } else {
+                    check_depth(levels.len())?;
                     levels.push(open(tree, stats)?);
                 }
             }

@@ -14,6 +14,7 @@
 
 mod assemble;
 mod file;
+mod lap;
 mod parent;
 mod read;
 mod scan;
@@ -23,8 +24,8 @@ mod walk;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use contract::Severity;
 use repository::budget::{BufferPool, Shares};
@@ -43,6 +44,7 @@ use repository::snapshots::{Filter, Stored};
 use repository::write::{Added, Verify, WriteMode, WriteOptions, Writer};
 use repository::{ErrorKind, Repository};
 
+use self::lap::{Lap, LapClock, Laps};
 use self::parent::Earlier;
 pub(crate) use self::parent::{ChangeTest, Compare};
 use crate::report::Report;
@@ -175,15 +177,8 @@ struct Context<'a> {
     failed: AtomicBool,
     /// Something was left for the next run, or lap.
     is_cut: AtomicBool,
-    lap_began: Instant,
-    /// When what is done is to be kept: known since something was read that had not been done before. `None` in it: never.
-    lap_ends: OnceLock<Option<Instant>>,
-    /// It is time for that.
-    lap_is_over: AtomicBool,
+    lap: LapClock,
 }
-
-/// A lap passes what is done before it comes to what is not. It takes so many times as long in all, at least.
-const LAP_PER_WAY: u32 = 10;
 
 impl Context<'_> {
     /// The first failure ends everything; later ones follow from it.
@@ -194,24 +189,13 @@ impl Context<'_> {
 
     /// Whether what is done is to be kept now: for the next run, or for this one to go on from.
     fn is_paused(&self) -> bool {
-        if self.repository.stop().is_paused() || self.lap_is_over.load(Ordering::Relaxed) {
-            return true;
-        }
-        let is_over = self.lap_ends.get().copied().flatten().is_some_and(|end| Instant::now() >= end);
-        if is_over {
-            self.lap_is_over.store(true, Ordering::Relaxed);
-        }
-        is_over
+        self.repository.stop().is_paused() || self.lap.is_over()
     }
 
     /// Counts what was read for the first time.
     fn has_read(&self, bytes: u64) {
         add(&self.counts.bytes_read, bytes);
-        self.lap_ends.get_or_init(|| {
-            let way = self.lap_began.elapsed();
-            let every = self.request.resume.as_ref()?.every.max(way.saturating_mul(LAP_PER_WAY));
-            Instant::now().checked_add(every)
-        });
+        self.lap.has_news();
     }
 
     /// Whether to come to an end: whoever asks leaves out what is still to do.
@@ -268,11 +252,10 @@ pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Repo
         match save(repository, &index, request, report, start, (parent.as_ref(), &done), &laps)? {
             Lap::Last(outcome) => break *outcome,
             Lap::Kept { tree, counts, added } => {
-                laps.add(&counts, &added);
-                // One that kept nothing new would be followed by others like it.
-                laps.is_last |= done == Found::Tree(tree);
+                let kept = Found::Tree(tree);
+                laps.add(&counts, &added, kept != done);
                 report.progress().again();
-                done = Found::Tree(tree);
+                done = kept;
             }
         }
     };
@@ -287,42 +270,6 @@ pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Repo
         release(lock, report);
     }
     Ok(outcome)
-}
-
-/// What one lap of a run came to.
-enum Lap {
-    /// The end.
-    Last(Box<Outcome>),
-    /// What is done was kept, and is gone on from.
-    Kept { tree: BlobId, counts: Counts, added: Added },
-}
-
-/// What earlier laps of this run have done.
-#[derive(Default)]
-struct Laps {
-    /// The next one goes to the end.
-    is_last: bool,
-    files_done: u64,
-    bytes_read: u64,
-    added: Added,
-}
-
-impl Laps {
-    fn add(&mut self, counts: &Counts, added: &Added) {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        self.bytes_read += get(&counts.bytes_read);
-        self.files_done += (get(&counts.files_new) + get(&counts.files_changed)).saturating_sub(get(&counts.files_resumed));
-        self.added.add(added);
-    }
-
-    /// Says of the last lap what is so of the run: what an earlier lap did, no earlier run had done.
-    fn finish(&self, counts: &Counts, added: &Added) {
-        for (count, here) in [(&counts.files_resumed, self.files_done), (&counts.bytes_resumed, self.bytes_read)] {
-            count.store(count.load(Ordering::Relaxed).saturating_sub(here), Ordering::Relaxed);
-        }
-        add(&counts.bytes_read, self.bytes_read);
-        added.add(&self.added);
-    }
 }
 
 fn add(count: &AtomicU64, by: u64) {
@@ -369,9 +316,7 @@ fn save(
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
             is_cut: AtomicBool::new(false),
-            lap_began: Instant::now(),
-            lap_ends: if laps.is_last { OnceLock::from(None) } else { OnceLock::new() },
-            lap_is_over: AtomicBool::new(false),
+            lap: LapClock::start(request.resume.as_ref().map(|resume| resume.every).filter(|_| !laps.is_last())),
         };
         let done = if let Found::Tree(tree) = done { Some(*tree) } else { None };
         let tree = pipeline(&context, Earlier { parent: parent.map(|parent| parent.snapshot.tree), done })?;

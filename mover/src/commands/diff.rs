@@ -17,7 +17,7 @@ use crate::cli::args::Diff;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
 use crate::report::Output;
-use crate::report::human::{bytes, count};
+use crate::report::human::{bytes, count, letter};
 use crate::restore::find_node;
 use crate::source::display;
 
@@ -86,13 +86,13 @@ fn show(
     before: Option<&Node>,
     after: Option<&Node>,
 ) -> std::io::Result<()> {
-    let (letter, change) = match change {
-        Change::Added => ('+', contract::Change::Added),
-        Change::Removed => ('-', contract::Change::Removed),
-        Change::Content => ('M', contract::Change::Content),
-        Change::ContentAlone => ('?', contract::Change::ContentAlone),
-        Change::Kind => ('T', contract::Change::Kind),
-        Change::Metadata => ('U', contract::Change::Metadata),
+    let change = match change {
+        Change::Added => contract::Change::Added,
+        Change::Removed => contract::Change::Removed,
+        Change::Content => contract::Change::Content,
+        Change::ContentAlone => contract::Change::ContentAlone,
+        Change::Kind => contract::Change::Kind,
+        Change::Metadata => contract::Change::Metadata,
     };
     if is_json {
         let size = |node: Option<&Node>| node.map(|node| node.size);
@@ -100,7 +100,7 @@ fn show(
         return writeln!(out, "{}", line.to_json(None));
     }
     let slash = if after.or(before).is_some_and(|node| node.kind == NodeKind::Dir) { "/" } else { "" };
-    writeln!(out, "{letter}  {path}{slash}")
+    writeln!(out, "{}  {path}{slash}", letter(change))
 }
 
 fn text(summary: &DiffSummary) -> String {

@@ -10,7 +10,7 @@ use contract::{ExitCode, FindSummary, Line};
 use repository::crypto::sha256;
 use repository::error::Error;
 use repository::id::BlobId;
-use repository::read::{TreeStream, Trees};
+use repository::read::{TreeStream, Trees, check_depth};
 use repository::snapshots::Stored;
 
 use super::entry::{self, Format};
@@ -109,6 +109,7 @@ impl Search<'_> {
     fn enter(&self, levels: &mut Vec<Level>, path: Vec<u8>, tree: &BlobId) -> Result<(), CommandError> {
         let key = sha256(&[&tree.0[..], &path].concat());
         if !self.empty.contains(&key) {
+            check_depth(levels.len())?;
             levels.push(Level { path, key, nodes: self.trees.open(tree)?, has_matches: false });
         }
         Ok(())

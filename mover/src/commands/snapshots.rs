@@ -50,9 +50,13 @@ pub(super) fn chosen(repository: &Repository, chosen: args::Chosen) -> repositor
     named(repository, &chosen.snapshots, &filter(chosen.filter, None))
 }
 
-/// Those that were named, or all that the filter lets through; oldest first.
+/// The same of arguments that are in pieces.
 pub(super) fn named(repository: &Repository, wanted: &[String], filter: &Filter) -> repository::Result<Vec<Stored>> {
-    let mut all = repository.snapshots(filter)?;
+    among(repository.snapshots(filter)?, wanted)
+}
+
+/// Those that were named, or all.
+pub(super) fn among(mut all: Vec<Stored>, wanted: &[String]) -> repository::Result<Vec<Stored>> {
     if !wanted.is_empty() {
         let ids = wanted.iter().map(|wanted| snapshots::find(&all, wanted)).collect::<repository::Result<Vec<ObjectId>>>()?;
         all.retain(|stored| ids.contains(&stored.id));

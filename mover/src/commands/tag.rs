@@ -6,7 +6,8 @@ use repository::lock::Lock;
 use repository::retention::INCOMPLETE_TAG;
 use repository::snapshots::Filter;
 
-use super::snapshots::chosen;
+use super::filter;
+use super::snapshots::among;
 use crate::cli::args::{Tag, TagChange};
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -16,8 +17,10 @@ pub(super) fn run(settings: &Settings, args: Tag) -> Result<ExitCode, CommandErr
     let repository = settings.open()?;
     // A policy that is applied beside it could take the new one for the double of the old.
     let lock = Lock::acquire(&repository, LockMode::Exclusive, settings.retry_lock)?;
-    let all = chosen(&repository, args.chosen)?;
     let others = repository.snapshots(&Filter::default())?;
+    let filter = filter(args.chosen.filter, None);
+    let fitting = others.iter().filter(|stored| filter.matches(&stored.snapshot)).cloned().collect();
+    let all = among(fitting, &args.chosen.snapshots)?;
     let mut saved = Vec::new();
     for stored in &all {
         let tags = tags(&stored.snapshot.tags, &args.change);

@@ -11,22 +11,18 @@ use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use repository::index::Location;
 use repository::object::ObjectName;
-use repository::read::BlobOpener;
-use repository::store::{ReadRange, StoreErrorKind};
+use repository::read::{BlobOpener, RANGE, REQUESTS};
+use repository::store::ReadRange;
 
 use super::Context;
 use crate::cli::exit::CommandError;
 
-/// One request asks for at most this much, unless one blob is longer.
-const MAX_RANGE: u32 = 8 << 20;
-/// Of that, so much may be fetched in vain: cheaper than another request.
+/// Of the range of one request, so much may be fetched in vain: cheaper than another request.
 const MAX_VAIN: u64 = 1 << 20;
 /// What one group makes; one blob may make more.
 const MAX_PLAIN: u64 = 16 << 20;
-/// Requests under way at once; memory may allow fewer.
-const THREADS: usize = 8;
 /// Groups that wait to be written; memory may allow fewer.
-const MAX_GROUPS: usize = 4 * THREADS;
+const MAX_GROUPS: usize = 4 * REQUESTS;
 
 enum Part {
     Bytes(Vec<u8>),
@@ -75,12 +71,12 @@ pub(super) fn run(
     out: &mut dyn Write,
     plan: impl FnOnce(&mut Feed<'_>) -> Result<()> + Send,
 ) -> Result<(), CommandError> {
-    let memory = ByteBudget::new(shares.total() - shares.index_bytes - shares.tree_bytes * 2, context.repository.stop().clone());
+    let memory = ByteBudget::new(shares.range_bytes(), context.repository.stop().clone());
     let is_over = AtomicBool::new(false);
-    let (jobs_tx, jobs_rx) = bounded::<Job<'_>>(THREADS);
+    let (jobs_tx, jobs_rx) = bounded::<Job<'_>>(REQUESTS);
     let (order_tx, order_rx) = bounded(MAX_GROUPS);
     std::thread::scope(|scope| {
-        for _ in 0..THREADS {
+        for _ in 0..REQUESTS {
             let jobs_rx = jobs_rx.clone();
             scope.spawn(move || {
                 let mut worker = Worker { context, opener: BlobOpener::new(context.repository), sealed: Vec::new() };
@@ -166,7 +162,7 @@ impl Group {
         let range = self.with(location);
         let length = range.end - range.start;
         let vain = u64::from(length).saturating_sub(self.stored + u64::from(location.blob.stored));
-        last.pack.id == location.pack.id && length <= MAX_RANGE && vain <= MAX_VAIN
+        last.pack.id == location.pack.id && length <= RANGE && vain <= MAX_VAIN
     }
 
     fn add(&mut self, location: Location) {
@@ -198,7 +194,7 @@ impl Worker<'_> {
                     ReadRange::Part { offset: u64::from(group.range.start), length: u64::from(group.range.end - group.range.start) };
                 match repository.store().read(&ObjectName::pack(location.pack.id), range, &mut self.sealed) {
                     // Other packs may hold what is in it.
-                    Err(error) if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Truncated) => false,
+                    Err(error) if error.kind.is_lost() => false,
                     read => {
                         read?;
                         true

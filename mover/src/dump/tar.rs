@@ -10,13 +10,11 @@ use repository::error::{Error, Result};
 use repository::format::node::{Node, NodeKind, unix_permissions};
 use repository::format::time::Time;
 use repository::id::BlobId;
-use repository::read::TreeStream;
+use repository::read::{TreeStream, check_depth};
 use tar::{Builder, EntryType, Header};
 
 use super::{Context, Feed, is_whole};
 
-/// Trees nested deeper than any file system allows.
-const MAX_DEPTH: usize = 50_000;
 /// Archives are made of blocks.
 const BLOCK: u64 = 512;
 /// The largest size that the plain header has room for.
@@ -52,9 +50,7 @@ pub(super) fn write(context: &Context<'_>, feed: &mut Feed<'_>, tree: &BlobId, n
         }
         match (node.kind, node.subtree) {
             (NodeKind::Dir, Some(tree)) => {
-                if levels.len() >= MAX_DEPTH {
-                    return Err(Error::Refused(format!("directories are nested more than {MAX_DEPTH} deep")));
-                }
+                check_depth(levels.len())?;
                 feed.bytes(header(&node, &[path.as_slice(), b"/"].concat(), None))?;
                 match context.trees.open(&tree) {
                     Ok(nodes) => levels.push(Level { path, nodes }),

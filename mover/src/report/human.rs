@@ -2,6 +2,20 @@
 
 use std::time::Duration;
 
+use contract::Change;
+
+/// How an entry differs, in one letter, as restic has them.
+pub(crate) fn letter(change: Change) -> char {
+    match change {
+        Change::Added => '+',
+        Change::Removed => '-',
+        Change::Content => 'M',
+        Change::ContentAlone => '?',
+        Change::Kind => 'T',
+        Change::Metadata => 'U',
+    }
+}
+
 /// `1.5 GiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

@@ -5,7 +5,7 @@ pub(crate) mod summary;
 mod terminal;
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -186,25 +186,19 @@ impl Report {
 
     /// Whether this was not said before.
     fn is_news(&self, path: &Path, problem: &str) -> bool {
-        let mut hasher = DefaultHasher::new();
-        (path, problem).hash(&mut hasher);
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one((path, problem));
         let mut said = self.said.lock().expect("no holder panics");
-        said.len() >= MAX_SAID || said.insert(hasher.finish())
+        said.len() >= MAX_SAID || said.insert(hash)
     }
 
     /// What would happen to an entry. People are told of all when they want to hear more, and always of what would go.
     pub(crate) fn plan(&self, change: Change, path: &Path) {
         let path = display(path);
-        let letter = match change {
-            Change::Added => '+',
-            Change::Removed => '-',
-            Change::Content | Change::ContentAlone | Change::Kind | Change::Metadata => 'M',
-        };
         match self.output {
             Output::Json => self.line(&Line::Difference(Difference { path, change, size_before: None, size_after: None })),
-            Output::Verbose => self.say(&format!("{letter}  {path}")),
-            Output::Text if change == Change::Removed => self.say(&format!("{letter}  {path}")),
-            Output::Text | Output::Quiet => {}
+            Output::Quiet => {}
+            Output::Text if change != Change::Removed => {}
+            Output::Text | Output::Verbose => self.say(&format!("{}  {path}", human::letter(change))),
         }
     }
 

@@ -1,10 +1,9 @@
 //! What the snapshot does not have goes (`--delete`), once what was planned before it is there.
 
-use std::collections::HashSet;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use repository::format::node::NodeKind;
@@ -17,20 +16,12 @@ use crate::source::metadata::kind;
 
 /// Directories nested deeper are left for somebody to look at.
 const MAX_DEPTH: usize = 1000;
-/// Names of a directory that are held at once.
-const LISTED: usize = 10_000;
 
 /// An entry that the snapshot does not have.
 #[derive(Debug)]
 pub(super) struct Extra {
     pub(super) dir: Arc<TargetDir>,
     pub(super) name: CString,
-}
-
-impl Extra {
-    fn path(&self) -> PathBuf {
-        self.dir.path().join(OsStr::from_bytes(self.name.to_bytes()))
-    }
 }
 
 /// Removes them; or says what would be removed. After an error they stay: what was to take their place may
@@ -40,7 +31,7 @@ pub(super) fn run(context: &Context<'_>, dirs: &mut OpenDir<'_>, extras: Vec<Ext
         if context.repository.stop().is_stopped() {
             return;
         }
-        let path = extra.path();
+        let path = extra.dir.entry(extra.name.to_bytes());
         if context.report.errors() > 0 {
             add(&context.counts.extras_kept, 1);
             continue;
@@ -102,25 +93,13 @@ fn below(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path
     if depth >= MAX_DEPTH {
         return Err(format!("{} is nested more than {MAX_DEPTH} deep", path.display()));
     }
-    // Some at a time; those that stay, or were looked at, are not looked at again, however often they are listed.
-    let (mut seen, mut is_empty) = (HashSet::new(), true);
-    loop {
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&open).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name().to_owned();
-            if !matches!(name.to_bytes(), b"." | b"..") && seen.insert(name.clone()) {
-                names.push(name);
-            }
-            if names.len() >= LISTED {
-                break;
-            }
-        }
-        let is_all = names.len() < LISTED;
-        for name in names {
-            is_empty &= below(context, open.as_fd(), &name, &path.join(OsStr::from_bytes(name.to_bytes())), act, depth + 1)?;
-        }
-        if is_all {
-            break;
+    let entries: Result<Vec<_>, Errno> = Dir::read_from(&open).map_err(failed)?.collect();
+    let mut is_empty = true;
+    for entry in entries.map_err(failed)? {
+        let name = entry.file_name();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            let path = path.join(OsStr::from_bytes(name.to_bytes()));
+            is_empty &= below(context, open.as_fd(), &name.to_owned(), &path, act, depth + 1)?;
         }
     }
     if is_empty { gone(context, dir, name, path, act, AtFlags::REMOVEDIR) } else { Ok(false) }

@@ -10,8 +10,8 @@ use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use repository::object::ObjectName;
 use repository::parallel;
-use repository::read::BlobOpener;
 use repository::read::ranges::{PackRange, merge};
+use repository::read::{BlobOpener, RANGE, REQUESTS};
 use repository::store::ReadRange;
 use rustix::fs::OFlags;
 
@@ -19,10 +19,6 @@ use super::batch::{Batch, PlannedFile, Want};
 use super::target::{OpenDir, Sink, Target};
 use super::{Context, RestoreMode, Zeros, add};
 
-/// One request asks for at most this much, unless one blob is longer.
-const MAX_RANGE: u32 = 8 << 20;
-/// Requests under way at once; memory may allow fewer.
-const THREADS: usize = 8;
 /// Threads that write to one file wait here, asleep; in the kernel they would spin for its inode.
 const WRITE_LOCKS: usize = 64;
 /// Holes begin and end at multiples of this: what file systems allocate.
@@ -53,7 +49,7 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &mut Ba
         opener: BlobOpener::new(context.repository),
         sealed: Vec::new(),
     };
-    parallel::each(THREADS, &fetches, begin, Worker::fetch)?;
+    parallel::each(REQUESTS, &fetches, begin, Worker::fetch)?;
     if context.request.mode == RestoreMode::Write {
         remove_damaged(context, target, batch);
     }
@@ -62,7 +58,7 @@ pub(super) fn run(context: &Context<'_>, target: Option<&Target>, batch: &mut Ba
 
 fn of_pack<'a>(wants: &'a [Want]) -> Vec<Fetch<'a>> {
     let blobs: Vec<(u32, u32)> = wants.iter().map(|want| (want.location.blob.offset, want.location.blob.stored)).collect();
-    merge(&blobs, MAX_RANGE).into_iter().map(|range| Fetch { wants: &wants[range.blobs.clone()], range }).collect()
+    merge(&blobs, RANGE).into_iter().map(|range| Fetch { wants: &wants[range.blobs.clone()], range }).collect()
 }
 
 /// What is not whole is taken away: zeros in place of content would be invented.
@@ -101,7 +97,7 @@ impl Worker<'_> {
         let name = ObjectName::pack(first.location.pack.id);
         let range = ReadRange::Part { offset: u64::from(fetch.range.offset), length: u64::from(fetch.range.length) };
         let read = match context.repository.store().read(&name, range, &mut self.sealed) {
-            Err(error) if is_lost(error.kind) => Err(error.to_string()),
+            Err(error) if error.kind.is_lost() => Err(error.to_string()),
             other => {
                 other?;
                 Ok(())
@@ -149,11 +145,6 @@ impl Worker<'_> {
         }
         Ok(())
     }
-}
-
-fn is_lost(kind: repository::store::StoreErrorKind) -> bool {
-    use repository::store::StoreErrorKind as Kind;
-    matches!(kind, Kind::NotFound | Kind::Truncated)
 }
 
 /// No copy of a blob can be read: every file that needs it is lost, and said so once.

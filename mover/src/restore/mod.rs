@@ -127,8 +127,9 @@ struct Context<'a> {
     report: &'a Report,
     counts: &'a Counts,
     memory: ByteBudget,
-    /// What the backup left out, and the path in the snapshot of what is restored.
+    /// What the backup left out.
     left_out: Excludes,
+    /// Path in the snapshot of what is restored.
     source: PathBuf,
 }
 
@@ -172,9 +173,7 @@ fn add(count: &AtomicU64, by: u64) {
 pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Request, report: &Report) -> Result<Counts> {
     let trees = Trees::new(repository, index, request.shares.tree_bytes);
     let counts = Counts::default();
-    let shares = request.shares;
-    // What a backup uses for chunks and packs, a restore uses for ranges.
-    let memory = ByteBudget::new(shares.total() - shares.index_bytes - shares.tree_bytes * 2, repository.stop().clone());
+    let memory = ByteBudget::new(request.shares.range_bytes(), repository.stop().clone());
     let left_out = match request.extras {
         Extras::Keep => Excludes::default(),
         Extras::Delete => left_out(&request.snapshot)?,

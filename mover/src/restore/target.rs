@@ -86,6 +86,11 @@ impl TargetDir {
         path
     }
 
+    /// Path of something in it, below the target.
+    pub(super) fn entry(&self, name: &[u8]) -> PathBuf {
+        self.path().join(OsStr::from_bytes(name))
+    }
+
     /// Opens it from the target on, name by name.
     fn open(&self, target: &Target) -> Result<OwnedFd, Errno> {
         let mut names = Vec::new();

@@ -62,15 +62,18 @@ pub(crate) fn refresh(s: &State, i: usize, cfg: &Config, out: &mut Vec<Next>) {
     }
 }
 
+fn look_for_exclusive(s: &State, i: usize, out: &mut Vec<Next>) {
+    let mut n = *s;
+    n.actors[i].pc = if exclusive_lock(s, i) { LAST } else { CHECKED };
+    put(out, i, n, "LIST locks");
+}
+
 pub(crate) fn writer(s: &State, i: usize, cfg: &Config, out: &mut Vec<Next>) {
     let a = s.actors[i];
     let mut n = *s;
     match a.pc {
         IDLE => first_lock(s, i, cfg, PRESENT, out),
-        LOCKED => {
-            n.actors[i].pc = if exclusive_lock(s, i) { LAST } else { CHECKED };
-            put(out, i, n, "LIST locks");
-        }
+        LOCKED => look_for_exclusive(s, i, out),
         CHECKED => {
             n.actors[i].view = u8::from(s.indexed() & s.has_b != 0);
             n.actors[i].pc = LOADED;
@@ -107,10 +110,7 @@ pub(crate) fn reader(s: &State, i: usize, cfg: &Config, out: &mut Vec<Next>) {
     let mut n = *s;
     match a.pc {
         IDLE => first_lock(s, i, cfg, PRESENT, out),
-        LOCKED => {
-            n.actors[i].pc = if exclusive_lock(s, i) { LAST } else { CHECKED };
-            put(out, i, n, "LIST locks");
-        }
+        LOCKED => look_for_exclusive(s, i, out),
         CHECKED => {
             n.actors[i].pc = if s.snaps & 1 != 0 { SNAP } else { LAST };
             put(out, i, n, "find snapshot");

@@ -38,6 +38,21 @@ struct Packs {
     numbers: HashMap<PackId, u32>,
 }
 
+impl Packs {
+    /// The number of a pack, which one more index file names.
+    fn named(&mut self, pack: &IndexedPack) -> u32 {
+        let next = u32::try_from(self.all.len()).ok().filter(|&number| number < IN_FLIGHT).expect("fewer than a billion packs");
+        let number = *self.numbers.entry(pack.id).or_insert(next);
+        if number == next {
+            self.all.push(PackInfo { id: pack.id, blobs_end: 0, size: header_len(&[]), files: 0 });
+        }
+        let info = &mut self.all[number as usize];
+        info.files += 1;
+        info.blobs_end = pack.blobs.iter().map(|blob| blob.offset + blob.stored).fold(info.blobs_end, u32::max);
+        number
+    }
+}
+
 /// A pack that an index file names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackInfo {
@@ -152,20 +167,7 @@ impl Index {
 
     /// Adds a pack and all its blobs. One that is there already gets those that it lacks.
     pub fn insert(&self, pack: &IndexedPack) {
-        let blobs_end = pack.blobs.iter().map(|blob| blob.offset + blob.stored).max().unwrap_or(0);
-        let number = {
-            let Packs { all, numbers } = &mut *self.packs.write().expect("no holder panics");
-            let next = u32::try_from(all.len()).ok().filter(|&number| number < IN_FLIGHT).expect("fewer than a billion packs");
-            let number = *numbers.entry(pack.id).or_insert(next);
-            if number == next {
-                all.push(PackInfo { id: pack.id, blobs_end, size: header_len(&[]), files: 1 });
-            } else {
-                let known = &mut all[number as usize];
-                known.files += 1;
-                known.blobs_end = known.blobs_end.max(blobs_end);
-            }
-            number
-        };
+        let number = self.packs.write().expect("no holder panics").named(pack);
         let (mut added, mut size) = (0, 0);
         for blob in &pack.blobs {
             let kind = if blob.kind == BlobKind::Tree { TREE } else { 0 };
@@ -288,12 +290,11 @@ impl Index {
 
     /// A pack with blobs that were claimed is stored: from here on they can be read.
     pub(crate) fn settle(&self, pack: &IndexedPack) {
-        let blobs_end = pack.blobs.iter().map(|blob| blob.offset + blob.stored).max().unwrap_or(0);
         let number = {
-            let Packs { all, numbers } = &mut *self.packs.write().expect("no holder panics");
-            let number = u32::try_from(all.len()).ok().filter(|&number| number < IN_FLIGHT).expect("fewer than a billion packs");
-            numbers.insert(pack.id, number);
-            all.push(PackInfo { id: pack.id, blobs_end, size: header_len(&pack.blobs) + u64::from(blobs_end), files: 1 });
+            let mut packs = self.packs.write().expect("no holder panics");
+            let number = packs.named(pack);
+            let info = &mut packs.all[number as usize];
+            info.size = header_len(&pack.blobs) + u64::from(info.blobs_end);
             number
         };
         for blob in &pack.blobs {

@@ -4,7 +4,7 @@ mod packs;
 pub mod ranges;
 mod trees;
 
-pub(crate) use packs::{PackReader, RANGE};
+pub(crate) use packs::PackReader;
 pub use trees::{TreeStream, Trees};
 
 use crate::compress::BlobDecompressor;
@@ -21,8 +21,22 @@ use crate::write::stream_opens_to;
 
 /// The largest blob that is opened as a whole: stock readers hold whole blobs too, and nobody writes larger chunks.
 pub const MAX_BLOB: u32 = 256 << 20;
+/// One request for a part of a pack asks for at most this much, unless one blob is longer.
+pub const RANGE: u32 = 8 << 20;
+/// Requests under way at once, for whoever reads content; memory may allow fewer.
+pub const REQUESTS: usize = 8;
+/// Trees nested deeper than any file system allows.
+const MAX_DEPTH: usize = 50_000;
 /// Trees that are larger are checked as they stream by.
 pub(crate) const HELD: u32 = 8 << 20;
+
+/// Whether one may go below so many directories.
+///
+/// # Errors
+/// [`Error::Refused`]: somebody made a tree that no file system can hold.
+pub fn check_depth(levels: usize) -> Result<()> {
+    if levels < MAX_DEPTH { Ok(()) } else { Err(Error::Refused(format!("directories are nested more than {MAX_DEPTH} deep"))) }
+}
 
 /// Opens sealed blobs one after another; one per thread.
 #[derive(Debug)]

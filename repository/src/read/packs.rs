@@ -1,16 +1,13 @@
 //! Many blobs of a pack in few requests.
 
 use super::ranges::merge;
-use super::{BlobOpener, MAX_BLOB};
+use super::{BlobOpener, MAX_BLOB, RANGE};
 use crate::error::{Error, Result};
 use crate::format::index::IndexedPack;
 use crate::format::pack::PackedBlob;
 use crate::object::ObjectName;
 use crate::repository::Repository;
 use crate::store::{ReadRange, StoreErrorKind};
-
-/// One request is at most this long, unless one blob is longer.
-pub(crate) const RANGE: u32 = 8 << 20;
 
 /// Reads blobs of packs one after another, with few requests; one per thread.
 #[derive(Debug)]

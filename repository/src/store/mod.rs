@@ -177,6 +177,14 @@ pub enum StoreErrorKind {
     Other,
 }
 
+impl StoreErrorKind {
+    /// The object, or the part of it that was asked for, is not there: another copy may be.
+    #[must_use]
+    pub const fn is_lost(self) -> bool {
+        matches!(self, Self::NotFound | Self::Truncated)
+    }
+}
+
 /// A request that failed: what was asked, of which object, where.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb} {object} in {location}: {message}")]

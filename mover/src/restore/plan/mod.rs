@@ -1,25 +1,29 @@
 //! Walks the snapshot's trees, makes what is empty, and collects what must be fetched.
 
-use std::collections::{HashMap, HashSet};
+mod extras;
+mod links;
+mod special;
+
+use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use contract::{Change, Severity};
 use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use repository::format::node::{Node, NodeKind};
 use repository::id::BlobId;
-use repository::read::{MAX_BLOB, TreeStream};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, Stat};
+use repository::read::{MAX_BLOB, TreeStream, check_depth};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use self::extras::Names;
+use self::links::is_lost;
 use super::batch::{Batch, PlannedFile, PlannedLink, State, Want};
-use super::delete::{self, Extra};
+use super::delete;
 use super::target::{OpenDir, Sink, Target, TargetDir, look};
 use super::{Context, Extras, Overwrite, ReadBack, RestoreMode, Zeros, add, fetch, in_place, metadata, verify};
 use crate::source::metadata::kind;
@@ -28,12 +32,6 @@ use crate::source::metadata::kind;
 const MAX_WANTS: usize = 200_000;
 /// Files in work at once, with their metadata: some 20 MB.
 const MAX_FILES: usize = 40_000;
-/// Trees nested deeper than any file system allows.
-const MAX_DEPTH: usize = 50_000;
-/// The longest name that Linux has.
-const LONGEST_NAME: usize = 255;
-/// At the end of the name of a link, until it is in its place.
-const LINKED: &[u8] = b".estiba-link";
 
 /// A directory whose entries are being planned.
 struct Level {
@@ -44,9 +42,6 @@ struct Level {
     /// All names in it, with `--delete`; none if they are not all known, or nothing is to go from it.
     names: Option<Names>,
 }
-
-/// Hashes of names: of two that have the same one, the other is kept, too.
-type Names = HashSet<u64>;
 
 /// Whether an entry was asked for, or only leads to what was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,24 +112,6 @@ impl<'a> Plan<'a> {
         self.context.writes()
     }
 
-    /// Of a directory that was saved, and at which nothing is mounted, what is not in the snapshot goes.
-    fn names(&mut self, dir: &Arc<TargetDir>) -> Option<Names> {
-        let is_asked = self.context.request.extras == Extras::Delete && self.context.was_saved(&dir.path());
-        (is_asked && !self.is_elsewhere(dir)).then(HashSet::new)
-    }
-
-    /// Whether a directory lies on another file system than the target, or cannot be looked at.
-    fn is_elsewhere(&mut self, dir: &Arc<TargetDir>) -> bool {
-        let Some(target) = self.target.filter(|_| !dir.is_root()) else { return false };
-        let device = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).map(|stat| stat.st_dev).ok();
-        let of_target = device(target.dir.as_fd());
-        match self.dirs.get(dir) {
-            Ok(fd) => device(fd) != of_target || delete::is_mounted(fd),
-            // In a dry run it may not be there yet.
-            Err(_) => self.writes(),
-        }
-    }
-
     fn walk(&mut self, root: Level) -> Result<()> {
         let mut levels = vec![root];
         while let Some(level) = levels.last_mut() {
@@ -156,16 +133,13 @@ impl<'a> Plan<'a> {
             };
             let dir = level.dir.clone();
             if let Some(names) = &mut level.names {
-                names.insert(hash(&node.name));
-                names.insert(hash(&folded(&node.name)));
+                names.insert(&node.name);
             }
             let Some(name) = self.check_name(&dir, &node.name, &mut level.last_name) else { continue };
             let has_names = level.names.is_some();
             if let Some(mut below) = self.node(&dir, name, node)? {
                 below.names = below.names.filter(|_| has_names);
-                if levels.len() >= MAX_DEPTH {
-                    return Err(Error::Refused(format!("directories are nested more than {MAX_DEPTH} deep")));
-                }
+                check_depth(levels.len())?;
                 levels.push(below);
             }
         }
@@ -229,54 +203,6 @@ impl<'a> Plan<'a> {
         Some(if is_included { Included::Yes } else { Included::No })
     }
 
-    /// Finds what is in a directory of the target and not in the snapshot.
-    fn extras(&mut self, dir: &Arc<TargetDir>, names: &Names) -> Result<()> {
-        let entries = match self.dirs.get(dir).and_then(Dir::read_from) {
-            Ok(entries) => entries,
-            // What is not there yet, in a dry run, has nothing in it.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !self.writes() => return Ok(()),
-            Err(error) => return self.lose_extras(dir, error),
-        };
-        for entry in entries {
-            let entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => return self.lose_extras(dir, error),
-            };
-            let (name, bytes) = (entry.file_name(), entry.file_name().to_bytes());
-            // What mkfs makes is no content.
-            let is_ours = matches!(bytes, b"." | b"..") || dir.is_root() && bytes == b"lost+found";
-            if !is_ours
-                && !names.contains(&hash(bytes))
-                && !self.is_known_otherwise(dir, bytes, names)
-                && self.included(dir, bytes) == Some(Included::Yes)
-                && !self.context.was_excluded(&path_of(dir, bytes))
-            {
-                self.batch.extras.push(Extra { dir: dir.clone(), name: name.to_owned() });
-                self.work_off_if_full()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether names differ in more than their case here, and the snapshot has one that does not differ in more.
-    fn is_known_otherwise(&mut self, dir: &Arc<TargetDir>, name: &[u8], names: &Names) -> bool {
-        let flipped: Vec<u8> =
-            name.iter().map(|byte| if byte.is_ascii_lowercase() { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() }).collect();
-        if flipped == name || !names.contains(&hash(&folded(name))) {
-            return false;
-        }
-        let mut inode = |name: Vec<u8>| {
-            let stat = self.dirs.get(dir).and_then(|fd| look(fd, &CString::new(name).map_err(|_| Errno::INVAL)?)).ok().flatten();
-            stat.map(|stat| (stat.st_dev, stat.st_ino))
-        };
-        inode(flipped) == inode(name.to_vec())
-    }
-
-    fn lose_extras(&self, dir: &TargetDir, error: Errno) -> Result<()> {
-        self.context.error(&dir.path(), &format!("what is in it cannot be listed, so nothing more of it goes: {error}"));
-        Ok(())
-    }
-
     fn directory(&mut self, dir: &Arc<TargetDir>, name: &CString, node: Node, included: Included) -> Result<Option<Level>> {
         let below = dir.below(name.clone());
         let Some(tree) = node.subtree else {
@@ -287,15 +213,18 @@ impl<'a> Plan<'a> {
             Ok(nodes) => nodes,
             Err(error) => return self.lose_tree(&below, error).map(|_| None),
         };
-        let there = self.dirs.get(dir).and_then(|fd| look(fd, name)).ok().flatten();
-        let is_in_the_way = there.is_some_and(|stat| kind(&stat) != Some(NodeKind::Dir));
-        if is_in_the_way && included == Included::No {
-            let problem = "it is no directory here: what the snapshot has in it is passed over";
-            self.context.report.item(&below.path(), problem, Severity::Warning);
-            return Ok(None);
-        }
-        if !self.writes() && there.is_none_or(|_| is_in_the_way) {
-            self.context.plan(if is_in_the_way { Change::Kind } else { Change::Added }, &below.path());
+        // What is to be made shows by itself what is there.
+        if !self.writes() || included == Included::No {
+            let there = self.dirs.get(dir).and_then(|fd| look(fd, name)).ok().flatten();
+            let is_in_the_way = there.is_some_and(|stat| kind(&stat) != Some(NodeKind::Dir));
+            if is_in_the_way && included == Included::No {
+                let problem = "it is no directory here: what the snapshot has in it is passed over";
+                self.context.report.item(&below.path(), problem, Severity::Warning);
+                return Ok(None);
+            }
+            if there.is_none() || is_in_the_way {
+                self.context.plan(if is_in_the_way { Change::Kind } else { Change::Added }, &below.path());
+            }
         }
         if self.writes()
             && let Err(error) = self.make_directory(dir, name, &below)
@@ -327,7 +256,7 @@ impl<'a> Plan<'a> {
     }
 
     fn file(&mut self, dir: &Arc<TargetDir>, name: CString, mut node: Node) -> Result<()> {
-        let path = dir.path().join(OsStr::from_bytes(&node.name));
+        let path = dir.entry(&node.name);
         let there = if self.target.is_some() { self.dirs.get(dir).and_then(|fd| look(fd, &name)) } else { Ok(None) };
         // Another name of a file is one, also where a file of its own is there that looks the same.
         let may_be_linked = self.context.request.overwrite != Overwrite::Never || matches!(there, Ok(None));
@@ -429,51 +358,6 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Makes an entry another name of one that is there already, if the snapshot says so.
-    fn is_linked(&mut self, dir: &Arc<TargetDir>, name: &CString, node: &Node) -> bool {
-        if node.links < 2 || node.inode == 0 {
-            return false;
-        }
-        let link = (node.inode, node.device_id);
-        if let Some(first) = self.links.get(&link).cloned() {
-            if node.kind == NodeKind::File {
-                self.batch.links.push(PlannedLink { first, dir: dir.clone(), name: name.clone() });
-                return true;
-            }
-            // Where links cannot be made, a copy is better than nothing.
-            return !self.writes() || self.hard_link(dir, name, &first).is_ok();
-        }
-        self.links.insert(link, (dir.clone(), name.clone()));
-        false
-    }
-
-    fn hard_link(&mut self, dir: &Arc<TargetDir>, name: &CString, first: &(Arc<TargetDir>, CString)) -> Result<(), Errno> {
-        let from = rustix::io::fcntl_dupfd_cloexec(self.dirs.get(&first.0)?, 0)?;
-        let to = self.dirs.get(dir)?;
-        let inode = |stat: Stat| (stat.st_dev, stat.st_ino);
-        // One that was lost costs no other name that is still there.
-        let first_inode = inode(look(from.as_fd(), &first.1)?.ok_or(Errno::NOENT)?);
-        if look(to, name)?.is_some_and(|there| inode(there) == first_inode) {
-            return Ok(());
-        }
-        // What is there goes when the link is there.
-        let mut made = name.as_bytes().to_vec();
-        made.truncate(LONGEST_NAME - LINKED.len());
-        let made = CString::new([&made, LINKED].concat()).expect("neither holds a zero byte");
-        // One that was killed may have left it.
-        let _ = rustix::fs::unlinkat(to, &made, AtFlags::empty());
-        rustix::fs::linkat(&from, &first.1, to, &made, AtFlags::empty())?;
-        let there = look(to, name)?.map(|stat| kind(&stat));
-        let is_replaced = there.is_some_and(|kind| kind != Some(NodeKind::Dir));
-        let may_replace = matches!(self.context.request.overwrite, Overwrite::Always | Overwrite::IfChanged);
-        let moved = if is_replaced && may_replace { Ok(()) } else { make_room(self.context, to, name, &path_of(dir, name.to_bytes())) };
-        let moved = moved.and_then(|()| rustix::fs::renameat(to, &made, to, name));
-        if moved.is_err() {
-            let _ = rustix::fs::unlinkat(to, &made, AtFlags::empty());
-        }
-        moved
-    }
-
     /// Makes an empty file of the right length; nobody but us may read it yet.
     fn make_file(&mut self, dir: &Arc<TargetDir>, name: &CString, size: u64, path: &Path) -> Result<(), Errno> {
         let fd = self.dirs.get(dir)?;
@@ -488,53 +372,6 @@ impl<'a> Plan<'a> {
             other => other?,
         };
         if size > 0 { rustix::fs::ftruncate(file, size) } else { Ok(()) }
-    }
-
-    fn other(&mut self, dir: &Arc<TargetDir>, name: &CString, node: &Node) -> Result<()> {
-        let path = dir.path().join(OsStr::from_bytes(&node.name));
-        let is_free = self.dirs.get(dir).and_then(|fd| look(fd, name)).is_ok_and(|there| there.is_none());
-        if (self.context.request.overwrite != Overwrite::Never || is_free) && self.is_linked(dir, name, node) {
-            add(&self.context.counts.others, 1);
-            return Ok(());
-        }
-        if !self.writes() {
-            let there = self.dirs.get(dir).and_then(|fd| metadata::is_special(fd, name, node));
-            match there {
-                Ok(Some(true)) => {}
-                Ok(Some(false)) => {
-                    self.context.plan(Change::Content, &path);
-                    if let Err(error) = self.see_room(dir, name, &path) {
-                        return self.lose(&path, error);
-                    }
-                }
-                Ok(None) | Err(_) => self.context.plan(Change::Added, &path),
-            }
-            add(&self.context.counts.others, 1);
-            return Ok(());
-        }
-        let context = self.context;
-        let made = self.dirs.get(dir).and_then(|fd| match metadata::is_special(fd, name, node)? {
-            Some(_) if context.request.overwrite == Overwrite::Never => Ok(Made::Kept),
-            Some(true) => Ok(Made::Before),
-            there => {
-                if there.is_some() {
-                    make_room(context, fd, name, &path)?;
-                }
-                metadata::make_special(fd, name, node).map(|()| Made::Now)
-            }
-        });
-        match made {
-            Ok(Made::Kept) => add(&context.counts.skipped, 1),
-            Err(error) => return self.lose(&path, error),
-            Ok(made) => {
-                let fd = self.dirs.get(dir).map_err(|error| Error::Refused(error.to_string()))?;
-                if made == Made::Now || metadata::differs_special(fd, name, node) {
-                    metadata::apply_special(context, fd, name, node, &path);
-                }
-                add(&context.counts.others, 1);
-            }
-        }
-        Ok(())
     }
 
     /// Asks for every blob of the file that comes next; the answer is where these begin. `None`: one is lost, and that is said.
@@ -591,11 +428,9 @@ impl<'a> Plan<'a> {
             verify::run(self.context, self.target, &batch)?;
             self.forget_lost(&batch);
             for PlannedLink { first, dir, name } in std::mem::take(&mut batch.links) {
-                let is_lost = batch.files.iter().filter(|file| file.is_damaged.load(Ordering::Relaxed)).any(|file| file.sink.is(&first));
-                let linked = if is_lost { Err(Errno::NOENT) } else { self.hard_link(&dir, &name, &first) };
+                let linked = if is_lost(&batch, &first) { Err(Errno::NOENT) } else { self.hard_link(&dir, &name, &first) };
                 if let Err(error) = linked {
-                    let path = dir.path().join(OsStr::from_bytes(name.to_bytes()));
-                    self.lose(&path, error)?;
+                    self.lose(&dir.entry(name.to_bytes()), error)?;
                 }
             }
         }
@@ -605,15 +440,6 @@ impl<'a> Plan<'a> {
         }
         self.finished.clear();
         Ok(())
-    }
-
-    /// Of files that were lost no further name is made in later batches: the next one is the first then.
-    fn forget_lost(&mut self, batch: &Batch) {
-        for file in batch.files.iter().filter(|file| file.is_damaged.load(Ordering::Relaxed)) {
-            if let Some(node) = file.node.as_ref().filter(|node| node.links > 1) {
-                self.links.remove(&(node.inode, node.device_id));
-            }
-        }
     }
 
     /// A file has its times only when its content would survive a power cut: times are what `--overwrite if-changed` trusts.
@@ -642,17 +468,6 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// How a link, device or pipe came to be there.
-#[derive(PartialEq, Eq)]
-enum Made {
-    /// Now.
-    Now,
-    /// It was there.
-    Before,
-    /// Something was there, and is kept.
-    Kept,
-}
-
 /// Makes room at a name; in a dry run, says what would go. A directory goes only with `--delete`: otherwise nobody asked about what
 /// is in it; and not after an error.
 fn make_room(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &Path) -> Result<(), Errno> {
@@ -678,20 +493,4 @@ fn make_room(context: &Context<'_>, dir: BorrowedFd<'_>, name: &CString, path: &
         Err(Errno::NOENT) => Ok(()),
         other => other,
     }
-}
-
-/// The path of an entry, below the target.
-fn path_of(dir: &TargetDir, name: &[u8]) -> PathBuf {
-    dir.path().join(OsStr::from_bytes(name))
-}
-
-/// A name as one that is no name of a snapshot: lower case, and marked.
-fn folded(name: &[u8]) -> Vec<u8> {
-    [b"/", name.to_ascii_lowercase().as_slice()].concat()
-}
-
-fn hash(name: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    hasher.finish()
 }
