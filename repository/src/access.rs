@@ -1,10 +1,10 @@
 //! The way to a store: the plain store and the wrappers every run puts around it, in one visible place.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
-use crate::lock::{Held, Identity};
+use crate::lock::{HeldSlot, Identity};
 use crate::stop::Stop;
 use crate::store::Store;
 use crate::store::count::{Counters, Counting};
@@ -63,7 +63,7 @@ impl Access {
     /// Stacks the wrappers; returns the working store, the cleaning store, the counters, and where the guard finds its lock.
     pub(crate) fn stack(&self) -> Stack {
         let counters = Arc::new(Counters::default());
-        let held = Arc::new(OnceLock::new());
+        let held = HeldSlot::default();
         let throttled = Throttled::new(self.store.clone(), self.limit_up, self.limit_down, self.stop.clone());
         let guarded = Guarded::new(Counting::new(throttled, counters.clone()), held.clone(), self.clock.clone());
         let work = Retrying::new(guarded, self.retry, self.stop.clone(), counters.clone(), self.on_retry.clone());
@@ -78,5 +78,5 @@ pub(crate) struct Stack {
     pub(crate) work: Arc<dyn Store>,
     pub(crate) cleanup: Arc<dyn Store>,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) held: Arc<OnceLock<Arc<Held>>>,
+    pub(crate) held: HeldSlot,
 }

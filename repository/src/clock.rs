@@ -5,12 +5,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::stop::Stop;
+
 /// Where the engine learns the time.
 pub trait Clock: Send + Sync + std::fmt::Debug {
     /// The calendar time of this machine.
     fn now(&self) -> Timestamp;
     /// Time since this machine booted, suspends included: never jumps.
     fn since_boot(&self) -> Duration;
+    /// Sleeps, or until stopped; true if the whole time passed.
+    fn sleep(&self, duration: Duration, stop: &Stop) -> bool {
+        stop.sleep(duration)
+    }
 }
 
 /// The machine's own clock.
@@ -28,7 +34,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that a test moves.
+/// A clock that a test moves, and whoever sleeps by it: no time passes.
 #[derive(Debug)]
 pub struct ManualClock(Mutex<(Timestamp, Duration)>);
 
@@ -54,5 +60,10 @@ impl Clock for ManualClock {
 
     fn since_boot(&self) -> Duration {
         self.0.lock().expect("no holder panics").1
+    }
+
+    fn sleep(&self, duration: Duration, stop: &Stop) -> bool {
+        self.advance(duration);
+        !stop.is_stopped()
     }
 }

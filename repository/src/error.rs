@@ -57,6 +57,8 @@ pub enum Error {
         location: String,
         /// Who, since when, in words.
         holders: Vec<String>,
+        /// By nobody but a prune that removes packs now: it takes minutes at most.
+        is_fenced: bool,
     },
     /// No snapshot fits.
     #[error("no snapshot matches {wanted}")]

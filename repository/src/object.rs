@@ -24,13 +24,16 @@ pub enum ObjectKind {
     Snapshot,
     /// `x-estiba/resume/`: what interrupted backups have done; named by the source.
     Resume,
+    /// `x-estiba/condemned/`: packs that are to go.
+    Condemned,
     /// `x-estiba/probe/`: short-lived objects that try what the store can do.
     Probe,
 }
 
 impl ObjectKind {
     /// All kinds that are listed by folder.
-    pub const LISTED: [Self; 7] = [Self::Key, Self::Lock, Self::Pack, Self::Index, Self::Snapshot, Self::Resume, Self::Probe];
+    pub const LISTED: [Self; 8] =
+        [Self::Key, Self::Lock, Self::Pack, Self::Index, Self::Snapshot, Self::Resume, Self::Condemned, Self::Probe];
 
     /// The folder below the repository's root; empty for `config`.
     #[must_use]
@@ -43,6 +46,7 @@ impl ObjectKind {
             Self::Index => "index",
             Self::Snapshot => "snapshots",
             Self::Resume => "x-estiba/resume",
+            Self::Condemned => "x-estiba/condemned",
             Self::Probe => "x-estiba/probe",
         }
     }
@@ -58,6 +62,7 @@ impl fmt::Display for ObjectKind {
             Self::Index => "index",
             Self::Snapshot => "snapshot",
             Self::Resume => "resume record",
+            Self::Condemned => "list of condemned packs",
             Self::Probe => "probe",
         })
     }
@@ -97,7 +102,13 @@ impl ObjectName {
                 let hex = self.id.hex();
                 format!("data/{}/{hex}", &hex[..2])
             }
-            ObjectKind::Key | ObjectKind::Lock | ObjectKind::Index | ObjectKind::Snapshot | ObjectKind::Resume | ObjectKind::Probe => {
+            ObjectKind::Key
+            | ObjectKind::Lock
+            | ObjectKind::Index
+            | ObjectKind::Snapshot
+            | ObjectKind::Resume
+            | ObjectKind::Condemned
+            | ObjectKind::Probe => {
                 format!("{}/{}", self.kind.folder(), self.id)
             }
         }

@@ -1,6 +1,6 @@
 //! The handle others hold: an open repository, its key, its store.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::format::key::{KeyFile, OpenKeyError};
 use crate::format::polynomial::Polynomial;
 use crate::format::unpacked;
 use crate::id::ObjectId;
-use crate::lock::{Held, Identity};
+use crate::lock::{Held, HeldSlot, Identity};
 use crate::object::{Object, ObjectKind, ObjectName};
 use crate::stop::Stop;
 use crate::store::count::Counters;
@@ -35,7 +35,7 @@ pub struct Repository {
     store: Arc<dyn Store>,
     cleanup: Arc<dyn Store>,
     counters: Arc<Counters>,
-    held: Arc<OnceLock<Arc<Held>>>,
+    held: HeldSlot,
     clock: Arc<dyn Clock>,
     stop: Stop,
     identity: Identity,
@@ -194,9 +194,9 @@ impl Repository {
         &self.identity
     }
 
-    /// From now on this lock stands behind index and snapshot writes.
-    pub(crate) fn guard_with(&self, held: &Arc<Held>) {
-        assert!(self.held.set(held.clone()).is_ok(), "a run takes one lock");
+    /// From now on this lock stands behind index and snapshot writes; or none.
+    pub(crate) fn guard_with(&self, held: Option<Arc<Held>>) {
+        self.held.set(held);
     }
 
     /// Seals and stores an index, a snapshot or a lock.

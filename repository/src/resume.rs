@@ -2,6 +2,8 @@
 //!
 //! No snapshot names it, so nothing else counts on it: a prune takes it away, and whoever goes on looks every blob up again.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +107,18 @@ impl Repository {
     /// Those of the store; a lost lock.
     pub fn remove_resume(&self, source: &Source) -> Result<()> {
         Ok(self.store().delete(&source.name())?)
+    }
+
+    /// Forgets what was kept for longer than this.
+    pub(crate) fn remove_resumes_older_than(&self, age: Duration) -> Result<()> {
+        for name in self.store().names(ObjectKind::Resume)? {
+            match self.store().stat(&name) {
+                Ok(stat) if stat.age > age => self.store().delete(&name)?,
+                Err(error) if error.kind != StoreErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Forgets what was kept of all sources.

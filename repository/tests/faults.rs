@@ -12,7 +12,7 @@ use repository::crypto::kdf::Cost;
 use repository::format::lock::LockMode;
 use repository::lock::{Lock, UnlockMode, unlock};
 use repository::object::ObjectKind;
-use repository::prune::{self, MaxUnused, Options};
+use repository::prune::{self, MaxUnused, Options, Way};
 use repository::repair::{Mode, index};
 use repository::snapshots::Filter;
 use repository::store::StoreErrorKind::{Denied, Full, Other, Throttled, Unavailable};
@@ -37,12 +37,9 @@ type Command = (&'static str, usize, fn(&Arc<Repository>, &MemoryStore) -> repos
 const COMMANDS: [Command; 7] = [
     ("backup", 3, |repository, _| common::backup(repository, 20, 3).map(drop)),
     ("prune", 2, |repository, _| {
-        let lock = Lock::acquire(repository, LockMode::Exclusive, Duration::ZERO)?;
         let shares = common::shares();
         let options = Options { max_unused: MaxUnused::Bytes(0), max_repack_bytes: u64::MAX, shares, batch_blobs: 15, may_empty: false };
-        let planned = prune::look(repository, &options)?;
-        prune::run(repository, &planned, &options, &|_| {})?;
-        lock.release()
+        prune::run(repository, &options, Way::of(repository.store())?, Duration::ZERO, common::UNWATCHED).map(drop)
     }),
     ("repair index", 2, |repository, _| {
         let lock = Lock::acquire(repository, LockMode::Exclusive, Duration::ZERO)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use repository::access::Access;
-use repository::clock::ManualClock;
+use repository::clock::{ManualClock, SystemClock};
 use repository::compress::Compression;
 use repository::crypto::sha256;
 use repository::error::Error;
@@ -68,8 +68,9 @@ fn waiting_ends_when_the_other_does() {
     let store = store();
     let alone = take(&store, LockMode::Exclusive).unwrap();
     std::thread::scope(|scope| {
-        let waiting =
-            scope.spawn(|| Lock::acquire(&common::open(Arc::new(store.clone())), LockMode::Shared, Duration::from_secs(30)).map(drop));
+        let access = Access { clock: Arc::new(SystemClock), ..common::access(Arc::new(store.clone())) };
+        let waits = Arc::new(Repository::open(&access, common::PASSWORD).unwrap());
+        let waiting = scope.spawn(move || Lock::acquire(&waits, LockMode::Shared, Duration::from_secs(30)).map(drop));
         std::thread::sleep(Duration::from_millis(500));
         assert!(!waiting.is_finished());
         drop(alone);

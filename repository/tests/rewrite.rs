@@ -19,7 +19,7 @@ use repository::id::{BlobId, ObjectId};
 use repository::index::Index;
 use repository::lock::Lock;
 use repository::object::{ObjectKind, ObjectName};
-use repository::prune::{self, MaxUnused};
+use repository::prune::{self, MaxUnused, Way};
 use repository::repair::{Mode, packs, snapshots};
 use repository::rewrite::{Outcome, Rewriter, Rules};
 use repository::snapshots::Filter;
@@ -118,11 +118,8 @@ fn a_large_directory_beside_rubbish_is_packed_again() {
     lock.release().unwrap();
     store.objects.lock().unwrap().extend(hidden);
     let repository = common::open(Arc::new(store.clone()));
-    let lock = Lock::acquire(&repository, LockMode::Exclusive, Duration::ZERO).unwrap();
-    let planned = prune::look(&repository, &options(MaxUnused::Bytes(0))).unwrap();
-    assert!(!planned.is_empty());
-    prune::run(&repository, &planned, &options(MaxUnused::Bytes(0)), &|_| {}).unwrap();
-    lock.release().unwrap();
+    let outcome = prune::run(&repository, &options(MaxUnused::Bytes(0)), Way::Alone, Duration::ZERO, common::UNWATCHED).unwrap();
+    assert!(!outcome.planned.is_empty());
     assert_eq!(store.names(ObjectKind::Pack).unwrap().len(), 1);
     assert_eq!(common::findings(&common::open(Arc::new(store))), []);
 }

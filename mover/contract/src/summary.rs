@@ -202,6 +202,12 @@ pub struct PruneSummary {
     pub bytes_repacked: u64,
     /// Packs of which nothing was needed, those that no index file named among them.
     pub packs_removed: u64,
+    /// Packs that are condemned, and that stay until those have ended who began before. A later prune removes them.
+    pub packs_waiting: u64,
+    /// Bytes of these.
+    pub bytes_waiting: u64,
+    /// Who these are, in words.
+    pub waits_for: Vec<String>,
     /// From start to end.
     pub seconds: f64,
     /// True: nothing was changed.

@@ -21,7 +21,7 @@ mod scan;
 mod store;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,7 @@ use repository::compress::Compression;
 use repository::error::{Error, Result};
 use repository::format::lock::LockMode;
 use repository::format::snapshot::{Snapshot, SnapshotTime, Summary};
-use repository::id::{BlobId, ObjectId};
+use repository::id::{BlobId, ObjectId, PackId};
 use repository::index::Index;
 use repository::lock::Lock;
 use repository::read::Trees;
@@ -230,16 +230,16 @@ impl Drop for PanicGuard<'_> {
 pub(crate) fn run(repository: &Arc<Repository>, request: &Request, report: &Report) -> Result<Outcome> {
     let start = repository.clock().now();
     // What is relied on comes before the index.
-    let read = || {
+    let read = |avoid: &HashSet<PackId>| {
         let earlier = (find_parent(repository, request)?, find_done(repository, request)?);
-        Ok((earlier, Arc::new(Index::load(repository, request.shares.index_bytes)?)))
+        Ok((earlier, Arc::new(Index::load_without(repository, request.shares.index_bytes, avoid)?)))
     };
     let (lock, ((parent, done), index)) = match request.mode {
         WriteMode::Store => {
-            let (lock, read) = Lock::acquire_and(repository, LockMode::Shared, request.retry_lock, read)?;
+            let (lock, read) = Lock::acquire_and(repository, LockMode::Append, request.retry_lock, read)?;
             (Some(lock), read)
         }
-        WriteMode::DryRun => (None, read()?),
+        WriteMode::DryRun => (None, read(&HashSet::new())?),
     };
     if let Some(resume) = &request.resume {
         repository.stop().can_pause(resume.grace);

@@ -95,7 +95,7 @@ fn open(settings: &Settings, wanted: &str, latest: args::Latest) -> Result<Opene
 fn open_with<T: Send>(settings: &Settings, find: impl Fn(&Repository) -> repository::Result<T> + Sync) -> Result<Opened<T>, CommandError> {
     let repository = settings.open()?;
     // Snapshots before the index: what they need was stored before them.
-    let read = || Ok((find(&repository)?, Arc::new(Index::load(&repository, settings.shares.index_bytes)?)));
+    let read = |_: &_| Ok((find(&repository)?, Arc::new(Index::load(&repository, settings.shares.index_bytes)?)));
     let (lock, (stored, index)) = Lock::acquire_and(&repository, LockMode::Shared, settings.retry_lock, read)?;
     Ok(Opened { repository, lock, stored, index })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use contract::{ExitCode, Line, PruneSummary, Requests, Severity};
 use repository::format::lock::LockMode;
 use repository::lock::Lock;
-use repository::prune::{self, Options, Planned};
+use repository::prune::{self, Options, Outcome, Planned, Watch, Way};
 
 use crate::cli::args::Prune;
 use crate::cli::exit::CommandError;
@@ -22,19 +22,20 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
         may_empty: args.allow_empty,
     };
     let repository = settings.open()?;
-    // Looking alone is in nobody's way.
-    let mode = if args.dry_run { LockMode::Shared } else { LockMode::Exclusive };
-    let lock = Lock::acquire(&repository, mode, settings.retry_lock)?;
     let report = &settings.report;
-    let planned = report.during(|| {
-        let planned = prune::look(&repository, &options)?;
-        report.progress().set_totals(0, planned.packs.repacked());
-        if !args.dry_run {
-            prune::run(&repository, &planned, &options, &|bytes| report.progress().add(0, bytes))?;
+    let on_planned = |planned: &Planned| report.progress().set_totals(0, planned.packs.repacked());
+    let on_repacked = |bytes| report.progress().add(0, bytes);
+    let Outcome { planned, removed, waiting } = report.during(|| {
+        if args.dry_run {
+            // Looking alone is in nobody's way.
+            let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
+            let planned = prune::look(&repository, &options)?;
+            lock.release()?;
+            return Ok(Outcome { removed: planned.goes(), planned, waiting: None });
         }
-        Ok::<_, CommandError>(planned)
+        let watch = Watch { on_planned: &on_planned, on_repacked: &on_repacked };
+        prune::run(&repository, &options, Way::of(repository.store())?, settings.retry_lock, watch)
     })?;
-    lock.release()?;
     if planned.lost > 0 {
         let problem = format!("{} packs that the index named were not there; nothing needs them, but something removed them", planned.lost);
         report.item(Path::new("data/"), &problem, Severity::Warning);
@@ -44,12 +45,15 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
         bytes_needed: planned.needed_bytes,
         blobs_unused: planned.unused_blobs,
         bytes_before: planned.bytes_before,
-        bytes_freed: planned.freed(),
+        bytes_freed: removed.bytes.saturating_sub(planned.packs.repacked()),
         bytes_unused_after: planned.packs.unused_after(),
         packs_kept: planned.packs.keep.len() as u64,
         packs_repacked: planned.packs.repack.len() as u64,
         bytes_repacked: planned.packs.repacked(),
-        packs_removed: (planned.packs.remove.len() + planned.orphans.len()) as u64,
+        packs_removed: removed.packs.saturating_sub(planned.packs.repack.len() as u64),
+        packs_waiting: waiting.as_ref().map_or(0, |waiting| waiting.packs),
+        bytes_waiting: waiting.as_ref().map_or(0, |waiting| waiting.bytes),
+        waits_for: waiting.map(|waiting| waiting.holders).unwrap_or_default(),
         seconds: report.seconds(),
         dry_run: args.dry_run,
         requests: if args.dry_run { estimate(&planned, &options) } else { requests(repository.counters()) },

@@ -136,6 +136,10 @@ pub(crate) fn prune(summary: &PruneSummary) -> String {
     row("unused", format!("{} stay", bytes(summary.bytes_unused_after)));
     row("time", duration(Duration::from_secs_f64(summary.seconds)));
     row("requests", format!("{}{}", if summary.dry_run { "about " } else { "" }, requests(&summary.requests)));
+    if summary.packs_waiting > 0 {
+        let (what, packs) = (bytes(summary.bytes_waiting), count(summary.packs_waiting));
+        row("waiting", format!("{what} in {packs} packs go with a prune after these have ended: {}", summary.waits_for.join("; ")));
+    }
     let freed = bytes(bytes_freed);
     row("result", if summary.dry_run { format!("{freed} would be freed; nothing was changed") } else { format!("{freed} freed") });
     text

@@ -1,10 +1,12 @@
 //! Reads all index files into one table, a few at a time.
 
-use std::sync::atomic::Ordering;
+use std::collections::HashSet;
 
 use super::Index;
+use super::rewrite::Rewritten;
 use crate::error::{Error, Result};
 use crate::format::index::IndexFile;
+use crate::id::PackId;
 use crate::object::{ObjectKind, ObjectName};
 use crate::parallel;
 use crate::repository::Repository;
@@ -29,7 +31,15 @@ impl Index {
     /// A file that cannot be read or decoded: with part of the index, data would look lost that is not.
     /// [`Error::MemoryBound`] if the table grows beyond the limit.
     pub fn load(repository: &Repository, limit_bytes: u64) -> Result<Self> {
-        Self::load_trying(repository, limit_bytes, None)
+        Self::load_without(repository, limit_bytes, &HashSet::new())
+    }
+
+    /// As [`Index::load`], but these packs are not there: for whoever honours that they are condemned.
+    ///
+    /// # Errors
+    /// Those of [`Index::load`].
+    pub fn load_without(repository: &Repository, limit_bytes: u64, avoid: &HashSet<PackId>) -> Result<Self> {
+        Self::load_trying(repository, limit_bytes, avoid, None)
     }
 
     /// As [`Index::load`], but damaged files are told to `on_damage` and left out: for those who look for damage.
@@ -37,23 +47,23 @@ impl Index {
     /// # Errors
     /// All but damage.
     pub fn load_with(repository: &Repository, limit_bytes: u64, on_damage: &(dyn Fn(&Error) + Sync)) -> Result<Self> {
-        Self::load_trying(repository, limit_bytes, Some(on_damage))
+        Self::load_trying(repository, limit_bytes, &HashSet::new(), Some(on_damage))
     }
 
-    fn load_trying(repository: &Repository, limit_bytes: u64, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
+    fn load_trying(repository: &Repository, limit_bytes: u64, avoid: &HashSet<PackId>, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
         for _ in 1..TRIES {
-            match Self::load_once(repository, limit_bytes, on_damage) {
+            match Self::load_once(repository, limit_bytes, avoid, on_damage) {
                 Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => {}
                 other => return other,
             }
         }
-        Self::load_once(repository, limit_bytes, on_damage)
+        Self::load_once(repository, limit_bytes, avoid, on_damage)
     }
 
-    fn load_once(repository: &Repository, limit_bytes: u64, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
+    fn load_once(repository: &Repository, limit_bytes: u64, avoid: &HashSet<PackId>, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
         let names = repository.store().names(ObjectKind::Index)?;
         let index = Self::default();
-        let read = |(): &mut (), name: &ObjectName| match (index.add_file(repository, name), on_damage) {
+        let read = |(): &mut (), name: &ObjectName| match (index.add_file(repository, name, avoid), on_damage) {
             (Err(damage @ Error::Damaged { .. }), Some(on_damage)) => {
                 on_damage(&damage);
                 Ok(())
@@ -64,13 +74,47 @@ impl Index {
         Ok(index)
     }
 
-    fn add_file(&self, repository: &Repository, name: &ObjectName) -> Result<()> {
+    fn add_file(&self, repository: &Repository, name: &ObjectName, avoid: &HashSet<PackId>) -> Result<()> {
         if repository.stop().is_stopped() {
             return Err(Error::Stopped);
         }
-        repository.index_file(name)?.packs.iter().for_each(|pack| self.insert(pack));
-        self.files.fetch_add(1, Ordering::Relaxed);
+        repository.index_file(name)?.packs.iter().filter(|pack| !avoid.contains(&pack.id)).for_each(|pack| self.insert(pack));
+        self.files.lock().expect("no holder panics").insert(*name);
         Ok(())
+    }
+
+    /// Reads index files that came since. The answer is false if one is gone that was read: then what is known is out of date.
+    ///
+    /// # Errors
+    /// Those of [`Index::load`].
+    pub(crate) fn catch_up(&self, repository: &Repository, limit_bytes: u64) -> Result<bool> {
+        let names: HashSet<ObjectName> = repository.store().names(ObjectKind::Index)?.into_iter().collect();
+        let known = self.files.lock().expect("no holder panics").clone();
+        if !known.is_subset(&names) {
+            return Ok(false);
+        }
+        let new: Vec<ObjectName> = names.difference(&known).copied().collect();
+        let nothing = HashSet::new();
+        let read = parallel::each(
+            READERS,
+            &new,
+            || (),
+            |(), name| {
+                self.add_file(repository, name, &nothing)?;
+                self.check_size(limit_bytes)
+            },
+        );
+        match read {
+            Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => Ok(false),
+            read => read.map(|()| true),
+        }
+    }
+
+    /// Index files were written again, with what is still needed.
+    pub(crate) fn was_rewritten(&self, rewritten: &Rewritten) {
+        let mut files = self.files.lock().expect("no holder panics");
+        files.retain(|name| !rewritten.old.contains(name));
+        files.extend(&rewritten.new);
     }
 
     /// Whether the table still fits.

@@ -13,6 +13,7 @@ use crate::format::BlobKind;
 use crate::format::index::IndexedPack;
 use crate::format::pack::{PackedBlob, header_len};
 use crate::id::{BlobId, PackId};
+use crate::object::ObjectName;
 
 /// Shards grow one at a time: growing never doubles the whole table.
 const SHARDS: usize = 256;
@@ -29,7 +30,7 @@ pub struct Index {
     packs: RwLock<Packs>,
     shards: Vec<Mutex<HashTable<Entry>>>,
     blobs: AtomicUsize,
-    files: AtomicUsize,
+    files: Mutex<HashSet<ObjectName>>,
 }
 
 #[derive(Debug, Default)]
@@ -155,7 +156,7 @@ impl Default for Index {
             packs: RwLock::default(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             blobs: AtomicUsize::new(0),
-            files: AtomicUsize::new(0),
+            files: Mutex::default(),
         }
     }
 }
@@ -203,6 +204,27 @@ impl Index {
         let packs = self.packs.read().expect("no holder panics");
         let found = shard.find_mut(hash(&id.0), |entry| is_copy(entry) && can_be_read(&packs.all[entry.pack() as usize]));
         found.map(|entry| entry.pack |= NEEDED).is_some()
+    }
+
+    /// Where a copy is marked that lies in one of these packs, another one is marked instead, if there is one elsewhere that
+    /// `can_be_read` counts.
+    pub(crate) fn move_marks(&self, avoid: &HashSet<PackId>, can_be_read: &dyn Fn(&PackInfo) -> bool) {
+        let packs = self.packs();
+        let is_avoided = |entry: &Entry| avoid.contains(&packs[entry.pack() as usize].id);
+        for shard in &self.shards {
+            let mut shard = shard.lock().expect("no holder panics");
+            let marked = shard.iter().filter(|entry| entry.is_stored() && entry.is_needed() && is_avoided(entry));
+            for from in marked.copied().collect::<Vec<_>>() {
+                let is_better = |entry: &Entry| {
+                    entry.is_copy_of(&from) && entry.is_stored() && !is_avoided(entry) && can_be_read(&packs[entry.pack() as usize])
+                };
+                if let Some(better) = shard.find_mut(rehash(&from), is_better) {
+                    better.pack |= NEEDED;
+                    let old = shard.find_mut(rehash(&from), |entry| *entry == from).expect("it was found just now");
+                    old.pack &= !NEEDED;
+                }
+            }
+        }
     }
 
     /// What is needed of each pack.
@@ -330,7 +352,7 @@ impl Index {
     /// Index files that were read.
     #[must_use]
     pub fn files(&self) -> usize {
-        self.files.load(Ordering::Relaxed)
+        self.files.lock().expect("no holder panics").len()
     }
 
     /// Number of entries.

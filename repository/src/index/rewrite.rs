@@ -14,11 +14,18 @@ use crate::repository::Repository;
 /// Blobs of an index file: stock restic's own number.
 pub(crate) const BLOBS_A_FILE: usize = 50_000;
 
+/// Index files that went, and those that came in their place.
+#[derive(Debug, Default)]
+pub(crate) struct Rewritten {
+    pub(crate) old: Vec<ObjectName>,
+    pub(crate) new: Vec<ObjectName>,
+}
+
 /// Index files that name packs that do not stay, or that another one names too, are written again without them.
 ///
 /// # Errors
 /// Those of the store, damaged files; what was done by then is whole.
-pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: impl Fn(&IndexedPack) -> bool) -> Result<()> {
+pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: impl Fn(&IndexedPack) -> bool) -> Result<Rewritten> {
     let (mut old, mut next) = (Vec::new(), Files::new(repository));
     // Of lists that differ all stay: nobody knows which one is right.
     let mut named: HashSet<(PackId, [u8; 32])> = HashSet::new();
@@ -34,8 +41,9 @@ pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: im
             file.packs.into_iter().try_for_each(|pack| next.add(pack))?;
         }
     }
-    next.finish()?;
-    old.iter().try_for_each(|name| repository.store().delete(name).map_err(Error::from))
+    let new = next.finish()?;
+    old.iter().try_for_each(|name| repository.store().delete(name))?;
+    Ok(Rewritten { old, new })
 }
 
 /// First from the index, then from the store.
@@ -65,11 +73,12 @@ pub(crate) struct Files<'a> {
     repository: &'a Repository,
     packs: Vec<IndexedPack>,
     blobs: usize,
+    written: Vec<ObjectName>,
 }
 
 impl<'a> Files<'a> {
     pub(crate) const fn new(repository: &'a Repository) -> Self {
-        Self { repository, packs: Vec::new(), blobs: 0 }
+        Self { repository, packs: Vec::new(), blobs: 0, written: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, pack: IndexedPack) -> Result<()> {
@@ -78,13 +87,19 @@ impl<'a> Files<'a> {
         if self.blobs < BLOBS_A_FILE { Ok(()) } else { self.write() }
     }
 
-    pub(crate) fn finish(mut self) -> Result<()> {
-        if self.packs.is_empty() { Ok(()) } else { self.write() }
+    /// The answer is all files that were written.
+    pub(crate) fn finish(mut self) -> Result<Vec<ObjectName>> {
+        if !self.packs.is_empty() {
+            self.write()?;
+        }
+        Ok(self.written)
     }
 
     fn write(&mut self) -> Result<()> {
         self.blobs = 0;
         let packs = std::mem::take(&mut self.packs);
-        self.repository.save_unpacked(ObjectKind::Index, IndexFile { packs }.encode()).map(drop)
+        let id = self.repository.save_unpacked(ObjectKind::Index, IndexFile { packs }.encode())?;
+        self.written.push(ObjectName::new(ObjectKind::Index, id));
+        Ok(())
     }
 }

@@ -1,37 +1,37 @@
-//! Frees what no snapshot needs. Under the exclusive lock: nobody writes, or relies on anything, meanwhile.
+//! Frees what no snapshot needs.
 //!
 //! ```text
-//! mark what snapshots need ─► plan ─► packs that nobody names go, and files that were cut off
-//!      ─► where copies are to go, what stays in their place is read: what cannot be read keeps them
-//!      ─► packs of which nothing is needed:       index files without them ─► the old ones go ─► they go
-//!      ─► some packs of which little is needed:   that is stored again, and indexed ─► the same        (again and again)
+//! mark what snapshots need ─► plan ─► where copies are to go, what stays in their place is read
+//!   alone  (the exclusive lock): rubbish goes ─► index files without packs ─► they go ─► some packs are packed again ─► the same
+//!   beside (others at work):     packed again ─► all that is to go is condemned ─► under a fence: index files without them ─► they go
 //! ```
 //! Each step leaves every snapshot whole: at any moment each needed blob lies in a pack that is there and that an index file
-//! names. Space comes back before more is needed. One that was killed leaves packs that nobody names and files
-//! that were cut off, and the next one removes them.
+//! names. One that was killed leaves packs that nobody names, files that were cut off, or a list of condemned packs, and the
+//! next one goes on with these. `docs/maintenance.md` says why each order is right.
 
+mod alone;
+mod beside;
+mod copies;
 mod plan;
+mod repack;
+mod survey;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use self::plan::{MaxUnused, Plan};
+use self::survey::Survey;
 use crate::budget::Shares;
-use crate::compress::Compression;
 use crate::error::{Error, Result};
-use crate::format::BlobKind;
-use crate::format::index::IndexedPack;
-use crate::format::node::{Node, NodeKind};
-use crate::format::pack::PackedBlob;
-use crate::id::{BlobId, ObjectId, PackId};
-use crate::index::rewrite::{remove, take_out};
-use crate::index::{Index, PackInfo, Usage};
-use crate::object::ObjectName;
-use crate::parallel;
-use crate::read::{PackReader, RANGE, Trees};
+use crate::format::lock::LockMode;
+use crate::id::PackId;
+use crate::index::Usage;
+use crate::lock::Lock;
+use crate::read::RANGE;
 use crate::repository::Repository;
-use crate::store::StoreErrorKind;
-use crate::write::{Verify, WriteMode, WriteOptions, Writer, must_be_writable};
+use crate::store::Store;
+use crate::write::must_be_writable;
 
 /// Blobs of a batch.
 pub const BATCH_BLOBS: u32 = 50_000;
@@ -54,7 +54,7 @@ pub struct Options {
 /// What is to be done.
 #[derive(Debug)]
 pub struct Planned {
-    index: Arc<Index>,
+    survey: Survey,
     /// Packs that index files name.
     pub packs: Plan,
     /// Packs that none names, and their bytes.
@@ -74,12 +74,12 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Bytes that are free afterwards.
+    /// What goes, once what is needed of it is stored again.
     #[must_use]
-    pub fn freed(&self) -> u64 {
-        let removed: u64 = self.packs.remove.iter().chain(&self.packs.repack).map(|usage| usage.pack.size).sum();
-        let orphans: u64 = self.orphans.iter().map(|(_, size)| size).sum();
-        (removed + orphans).saturating_sub(self.packs.repacked())
+    pub fn goes(&self) -> Removed {
+        let indexed = self.packs.remove.iter().chain(&self.packs.repack).map(|usage| usage.pack.size);
+        let all: Vec<u64> = indexed.chain(self.orphans.iter().map(|(_, size)| *size)).collect();
+        Removed { packs: all.len() as u64, bytes: all.iter().sum() }
     }
 
     /// Requests that it takes, about: puts, gets, deletes. Each delete asks for the lock, too.
@@ -94,9 +94,8 @@ impl Planned {
         let reads = again + self.packs.with_copies().count() as u64;
         let batches = batches(&self.packs.repack, options, |usage| usage.needed_blobs).count() as u64;
         let passes = u64::from(!self.packs.remove.is_empty() || self.twice > 0) + batches;
-        let files = passes * self.index.files() as u64;
-        let packs = self.packs.remove.len() + self.packs.repack.len() + self.orphans.len();
-        (self.packs.repacked().div_ceil(options.shares.pack_bytes) + 1 + files, reads + files, packs as u64 + files)
+        let files = passes * self.survey.index.files() as u64;
+        (self.packs.repacked().div_ceil(options.shares.pack_bytes) + 1 + files, reads + files, self.goes().packs + files)
     }
 
     /// Whether there is nothing to do.
@@ -106,31 +105,31 @@ impl Planned {
     }
 }
 
-/// Told of bytes that are stored again, as they come, from several threads.
+/// Told of bytes that are stored again.
 pub type OnRepacked<'a> = &'a (dyn Fn(u64) + Sync);
 
-/// Finds out what is to be done, and changes nothing. Whoever goes on with it holds the exclusive lock since before.
+/// Finds out what is to be done, and changes nothing. Whoever goes on with it holds a lock since before.
 ///
 /// # Errors
 /// Damage: what snapshots need must be there, or be repaired first. [`Error::MemoryBound`]. [`Error::Refused`].
 pub fn look(repository: &Arc<Repository>, options: &Options) -> Result<Planned> {
+    look_avoiding(repository, options, &HashSet::new())
+}
+
+/// Of what lies in several packs, that copy counts as needed which is in none of `avoid`.
+fn look_avoiding(repository: &Arc<Repository>, options: &Options, avoid: &HashSet<PackId>) -> Result<Planned> {
     must_be_writable(repository)?;
     repository.may_remove()?;
-    // Snapshots first: what they need was stored before them.
-    let snapshots = repository.snapshot_ids()?;
-    let index = Arc::new(Index::load(repository, options.shares.index_bytes)?);
-    let mut stored = repository.stored_packs()?;
-    if snapshots.is_empty() && !options.may_empty && !(index.is_empty() && stored.is_empty()) {
+    let survey = Survey::take(repository, options, avoid)?;
+    if survey.snapshots.is_empty() && !options.may_empty && !(survey.index.is_empty() && survey.stored.is_empty()) {
         let message = "there is no snapshot at all, so everything would go: if that is meant, say --allow-empty";
         return Err(Error::Refused(message.to_owned()));
     }
-    let is_whole = |pack: &PackInfo| stored.get(&pack.id) == Some(&pack.size);
-    mark(repository, &index, options, &snapshots, &is_whole)?;
-    let mut usage = index.usage();
+    let mut usage = survey.index.usage();
     let named: HashSet<PackId> = usage.iter().map(|usage| usage.pack.id).collect();
     let mut lost = 0;
     for usage in &mut usage {
-        if let Some(size) = stored.get(&usage.pack.id) {
+        if let Some(size) = survey.stored.get(&usage.pack.id) {
             // What is there counts, also of one that is cut: nothing in that is needed.
             usage.pack.size = *size;
         } else {
@@ -142,127 +141,95 @@ pub fn look(repository: &Arc<Repository>, options: &Options) -> Result<Planned> 
     let needed_bytes = usage.iter().map(|usage| usage.needed_bytes).sum();
     let twice = usage.iter().filter(|usage| usage.pack.files > 1).count() as u64;
     let blobs: u64 = usage.iter().map(|usage| u64::from(usage.blobs)).sum();
-    let bytes_before = stored.values().sum();
-    stored.retain(|id, _| !named.contains(id));
+    let bytes_before = survey.stored.values().sum();
+    let orphans = survey.stored.iter().filter(|(id, _)| !named.contains(*id)).map(|(id, size)| (*id, *size)).collect();
     let packs = plan::plan(usage, options.max_unused, options.max_repack_bytes);
-    let orphans = stored.into_iter().collect();
-    Ok(Planned { index, packs, orphans, lost, twice, needed_blobs, needed_bytes, unused_blobs: blobs - needed_blobs, bytes_before })
+    Ok(Planned { survey, packs, orphans, lost, twice, needed_blobs, needed_bytes, unused_blobs: blobs - needed_blobs, bytes_before })
 }
 
-/// Marks one copy of every blob that a snapshot needs; of trees the one that was read.
-fn mark(
-    repository: &Arc<Repository>,
-    index: &Arc<Index>,
-    options: &Options,
-    snapshots: &[ObjectId],
-    is_whole: &dyn Fn(&PackInfo) -> bool,
-) -> Result<()> {
-    let trees = Trees::new(repository, index, options.shares.tree_bytes);
-    for id in snapshots {
-        let root = match repository.snapshot(*id) {
-            // Forgotten meanwhile, by those whom a dry run does not keep out; or else it must be there.
-            Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound && !repository.snapshot_ids()?.contains(id) => continue,
-            snapshot => snapshot?.tree,
-        };
-        let missing = |blob: &BlobId, kind| match index.location(blob, kind) {
-            Some(there) => {
-                repository.damaged(&ObjectName::pack(there.pack.id), format!("snapshot {} needs it, and it is gone or cut", id.short()))
-            }
-            None => Error::MissingBlob { id: *blob, kind },
-        };
-        let mut waiting = vec![root];
-        while let Some(tree) = waiting.pop() {
-            if repository.stop().is_stopped() {
-                return Err(Error::Stopped);
-            }
-            if index.is_needed(&tree, BlobKind::Tree) {
-                continue;
-            }
-            let mut nodes = trees.open(&tree)?;
-            let from = nodes.pack();
-            let is_read = |pack: &PackInfo| pack.id == from && is_whole(pack);
-            if !index.mark(&tree, BlobKind::Tree, &is_read) && !index.mark(&tree, BlobKind::Tree, is_whole) {
-                return Err(missing(&tree, BlobKind::Tree));
-            }
-            while let Some(Node { kind, content, subtree, .. }) = nodes.next_node()? {
-                for blob in content.iter().flatten().filter(|_| kind == NodeKind::File) {
-                    if !index.mark(blob, BlobKind::Data, is_whole) {
-                        return Err(missing(blob, BlobKind::Data));
-                    }
-                }
-                waiting.extend(subtree);
-            }
-        }
+/// How a prune gets along with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Under the exclusive lock: it waits until nobody is at work, and nobody begins before it has ended.
+    Alone,
+    /// Beside backups; for stores that [refuse what is late](Store::refuses_late).
+    Beside,
+}
+
+impl Way {
+    /// The way that fits a store.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn of(store: &dyn Store) -> Result<Self> {
+        Ok(if store.refuses_late()? { Self::Beside } else { Self::Alone })
     }
-    Ok(())
 }
 
-/// Does it. The caller holds the exclusive lock since before [`look`].
+/// What came of it.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was to be done.
+    pub planned: Planned,
+    /// What is gone.
+    pub removed: Removed,
+    /// What is condemned, and stays until others have ended.
+    pub waiting: Option<Waiting>,
+}
+
+/// Packs that are gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// How many.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Packs that are condemned, and why they are still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Packs.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Who is at work and began before, in words.
+    pub holders: Vec<String>,
+}
+
+/// Prunes; waits up to `retry` for others.
 ///
 /// # Errors
-/// Those of the store: what was done by then is whole, and the next one goes on. Damage, once all else is done: the packs
-/// concerned stay, and so do those that hold other copies.
-pub fn run(repository: &Arc<Repository>, planned: &Planned, options: &Options, on_repacked: OnRepacked<'_>) -> Result<()> {
-    let Planned { packs, index, .. } = planned;
-    let threads = options.shares.uploads;
-    repository.store().sweep()?;
-    repository.remove_all_resumes()?;
-    remove(repository, threads, &planned.orphans.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
-    let Kept { packs: kept, mut damage } = keep_copies(repository, index, packs, options)?;
-    let goes = |usage: &&Usage| !kept.contains(&usage.pack.id);
-    let useless: Vec<PackId> = packs.remove.iter().filter(goes).map(|usage| usage.pack.id).collect();
-    if !useless.is_empty() || planned.twice > 0 {
-        take_out(repository, threads, &useless)?;
+/// [`Error::Locked`]; those of [`look`] and of the store: what was done by then is whole, and the next one goes on. Damage, once
+/// all else is done: the packs concerned stay, and so do those that hold other copies.
+pub fn run(repository: &Arc<Repository>, options: &Options, way: Way, retry: Duration, watch: Watch<'_>) -> Result<Outcome> {
+    match way {
+        Way::Beside => beside::run(repository, options, retry, watch),
+        Way::Alone => {
+            let lock = Lock::acquire(repository, LockMode::Exclusive, retry)?;
+            let planned = look(repository, options)?;
+            (watch.on_planned)(&planned);
+            alone::run(repository, &planned, options, watch.on_repacked)?;
+            lock.release()?;
+            let removed = planned.goes();
+            Ok(Outcome { planned, removed, waiting: None })
+        }
     }
-    let again: Vec<Usage> = packs.repack.iter().filter(goes).copied().collect();
-    for batch in batches(&again, options, |usage| usage.needed_blobs) {
-        let done = repack(repository, index, batch, options, on_repacked, &mut damage)?;
-        take_out(repository, threads, &done)?;
-    }
-    damage.map_or(Ok(()), Err)
 }
 
-/// Packs that stay for the copies in them.
-#[derive(Debug, Default)]
-struct Kept {
-    packs: HashSet<PackId>,
-    /// What makes them necessary.
-    damage: Option<Error>,
+/// Told of what is going on.
+#[derive(Clone, Copy)]
+pub struct Watch<'a> {
+    /// What is to be done.
+    pub on_planned: &'a (dyn Fn(&Planned) + Sync),
+    /// Bytes that are stored again, as they come, from several threads.
+    pub on_repacked: OnRepacked<'a>,
 }
 
-/// Reads what stays in place of copies that are to go. Where it cannot be read, they stay.
-fn keep_copies(repository: &Repository, index: &Index, packs: &Plan, options: &Options) -> Result<Kept> {
-    let mut kept = Kept::default();
-    let going: Vec<Usage> = packs.with_copies().copied().collect();
-    for batch in batches(&going, options, |usage| usage.blobs) {
-        let copies = index.unneeded_of(ids(batch));
-        let wanted = copies.iter().flat_map(|pack| &pack.blobs).map(|blob| (blob.id, blob.kind)).collect();
-        let rotten = Mutex::new((HashSet::new(), &mut kept.damage));
-        let begin = || PackReader::new(repository);
-        parallel::each(options.shares.workers, &index.needed_among(&wanted), begin, |reader, pack| {
-            let lose = |blobs: &[PackedBlob], error| {
-                let (rotten, damage) = &mut *rotten.lock().expect("no holder panics");
-                rotten.extend(blobs.iter().map(|blob| (blob.id, blob.kind)));
-                damage.get_or_insert(error);
-            };
-            let read = reader.each(pack, |opener, blob, sealed| {
-                if let Err(why) = opener.check(blob, sealed) {
-                    let what = format!("{} blob {} at {} {why}", blob.kind, blob.id.short(), blob.offset);
-                    lose(&[*blob], repository.damaged(&ObjectName::pack(pack.id), what));
-                }
-                Ok(())
-            });
-            match read {
-                Err(damage @ Error::Damaged { .. }) => lose(&pack.blobs, damage),
-                read => read?,
-            }
-            Ok(())
-        })?;
-        let (rotten, _) = rotten.into_inner().expect("no holder panics");
-        let holds_one = |pack: &&IndexedPack| pack.blobs.iter().any(|blob| rotten.contains(&(blob.id, blob.kind)));
-        kept.packs.extend(copies.iter().filter(holds_one).map(|pack| pack.id));
+impl std::fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
     }
-    Ok(kept)
 }
 
 fn ids(packs: &[Usage]) -> Vec<PackId> {
@@ -283,48 +250,4 @@ fn batches<'a>(mut packs: &'a [Usage], options: &Options, blobs_of: fn(&Usage) -
         packs = rest;
         Some(batch)
     })
-}
-
-/// Stores what is needed of these packs once more, as it is sealed, and indexes it. The answer is those that may go.
-fn repack(
-    repository: &Arc<Repository>,
-    index: &Index,
-    batch: &[Usage],
-    options: &Options,
-    on_repacked: OnRepacked<'_>,
-    damage: &mut Option<Error>,
-) -> Result<Vec<PackId>> {
-    // To it everything is new.
-    let nothing = Arc::new(Index::default());
-    let write =
-        WriteOptions { shares: options.shares, compression: Compression::default(), verify: Verify::Sealed, mode: WriteMode::Store };
-    let writer = Writer::start(repository, &nothing, write)?;
-    let needed = index.needed_of(ids(batch));
-    let (done, damage) = (Mutex::new(Vec::new()), Mutex::new(damage));
-    let begin = || (PackReader::new(repository), writer.sealer(), Vec::new());
-    parallel::each(options.shares.workers, &needed, begin, |(reader, sealer, copy), pack| {
-        // Its sealed bytes are used again; in place of a damaged one another copy serves.
-        let copied = reader.each(pack, |opener, blob, sealed| {
-            copy.clear();
-            copy.extend_from_slice(sealed);
-            if opener.check(blob, sealed).is_ok() {
-                return writer.store_sealed(blob, copy);
-            }
-            let plain = repository.read_blob(index, opener, &blob.id, blob.kind)?;
-            writer.store(sealer, blob.kind, blob.id, &plain).map(drop)
-        });
-        match copied {
-            Err(error @ Error::Damaged { .. }) => {
-                damage.lock().expect("no holder panics").get_or_insert(error);
-            }
-            copied => {
-                copied?;
-                on_repacked(pack.blobs.iter().map(|blob| u64::from(blob.stored)).sum());
-                done.lock().expect("no holder panics").push(pack.id);
-            }
-        }
-        Ok(())
-    })?;
-    writer.finish()?;
-    Ok(done.into_inner().expect("no holder panics"))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError};
+use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError};
 use crate::object::{Object, ObjectKind, ObjectName};
 
 /// What was asked of a store so far.
@@ -58,9 +58,9 @@ impl<S: Store> Store for Counting<S> {
         self.inner.location()
     }
 
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
         add(&self.counters.puts, 1);
-        self.inner.put(object, mode)?;
+        self.inner.put_as_of(object, mode, as_of)?;
         add(&self.counters.bytes_written, object.body.len() as u64);
         Ok(())
     }
@@ -82,9 +82,9 @@ impl<S: Store> Store for Counting<S> {
         self.inner.list(kind, each)
     }
 
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
         add(&self.counters.deletes, 1);
-        self.inner.delete(name)
+        self.inner.delete_as_of(name, as_of)
     }
 
     fn sweep(&self) -> Result<(), StoreError> {
@@ -93,5 +93,9 @@ impl<S: Store> Store for Counting<S> {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        self.inner.refuses_late()
     }
 }

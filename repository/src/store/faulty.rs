@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
 use crate::object::{Object, ObjectKind, ObjectName};
 
 /// What happens to a request.
@@ -77,8 +77,8 @@ impl<S: Store> Store for Faulty<S> {
     fn location(&self) -> String {
         self.inner.location()
     }
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
-        self.run("write", object.name.kind, Some(()), || self.inner.put(object, mode))
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
+        self.run("write", object.name.kind, Some(()), || self.inner.put_as_of(object, mode, as_of))
     }
     fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
         self.run("read", name.kind, None, || self.inner.read(name, range, into))
@@ -89,13 +89,17 @@ impl<S: Store> Store for Faulty<S> {
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
         self.run("list", kind, None, || self.inner.list(kind, each))
     }
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        self.run("delete", name.kind, Some(()), || self.inner.delete(name))
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
+        self.run("delete", name.kind, Some(()), || self.inner.delete_as_of(name, as_of))
     }
     fn sweep(&self) -> Result<(), StoreError> {
         self.inner.sweep()
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        self.inner.refuses_late()
     }
 }

@@ -3,33 +3,36 @@
 //!
 //! Each guarded write is checked for itself, also when it is tried again: between two tries the lock may have gone.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
 use crate::clock::Clock;
-use crate::lock::Held;
+use crate::lock::HeldSlot;
 use crate::object::{Object, ObjectKind, ObjectName};
 
-/// A guarded request is made only if the own lock was written at most this long ago. A request is accepted at most
-/// 15 minutes after it was signed, so nothing lands more than 27 minutes after, and locks are left alone for 30.
-const LOCK_FRESH: Duration = Duration::from_secs(10 * 60);
+/// A guarded request is made only if the own lock was written at most this long ago, and is signed as of that moment. It is
+/// accepted for [`SIGNED_FOR`](super::SIGNED_FOR), by clocks that differ by two minutes at most: so nothing lands more than 27 minutes after the
+/// lock was written, and locks are left alone for 30.
+pub(crate) const LOCK_FRESH: Duration = Duration::from_secs(10 * 60);
 
 /// A store behind whose writes stands a lock, once one is held.
 #[derive(Debug)]
 pub struct Guarded<S> {
     inner: S,
-    held: Arc<OnceLock<Arc<Held>>>,
+    held: HeldSlot,
     clock: Arc<dyn Clock>,
 }
 
 impl<S: Store> Guarded<S> {
     /// Guards `inner` by the lock that will be put into `held`.
-    pub fn new(inner: S, held: Arc<OnceLock<Arc<Held>>>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(inner: S, held: HeldSlot, clock: Arc<dyn Clock>) -> Self {
         Self { inner, held, clock }
     }
 
-    fn check(&self, verb: &'static str, object: &impl ToString) -> Result<(), StoreError> {
+    /// The answer is from before the look: whoever is put to sleep after it cannot sign anything later.
+    fn check(&self, verb: &'static str, object: &impl ToString) -> Result<AsOf, StoreError> {
+        let as_of = AsOf::Then(self.clock.now());
         let lost = |why: String| Err(StoreError::new(self, StoreErrorKind::LockLost, verb, object, why));
         let Some(held) = self.held.get() else { return lost("no lock is held".to_owned()) };
         let newest = held.newest();
@@ -38,7 +41,7 @@ impl<S: Store> Guarded<S> {
             return lost(format!("this run's lock could not be renewed for {} minutes", since.as_secs() / 60));
         }
         match self.inner.stat(&newest.name) {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(as_of),
             Err(error) if error.kind == StoreErrorKind::NotFound => lost("somebody removed this run's lock".to_owned()),
             Err(error) => Err(error),
         }
@@ -46,7 +49,7 @@ impl<S: Store> Guarded<S> {
 }
 
 fn is_guarded(kind: ObjectKind) -> bool {
-    matches!(kind, ObjectKind::Index | ObjectKind::Snapshot | ObjectKind::Resume)
+    matches!(kind, ObjectKind::Index | ObjectKind::Snapshot | ObjectKind::Resume | ObjectKind::Condemned)
 }
 
 impl<S: Store> Store for Guarded<S> {
@@ -54,11 +57,9 @@ impl<S: Store> Store for Guarded<S> {
         self.inner.location()
     }
 
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
-        if is_guarded(object.name.kind) {
-            self.check("write", &object.name)?;
-        }
-        self.inner.put(object, mode)
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
+        let as_of = if is_guarded(object.name.kind) { self.check("write", &object.name)? } else { as_of };
+        self.inner.put_as_of(object, mode, as_of)
     }
 
     fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
@@ -73,11 +74,10 @@ impl<S: Store> Store for Guarded<S> {
         self.inner.list(kind, each)
     }
 
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        if is_guarded(name.kind) || name.kind == ObjectKind::Pack {
-            self.check("delete", name)?;
-        }
-        self.inner.delete(name)
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
+        let is_guarded = is_guarded(name.kind) || name.kind == ObjectKind::Pack;
+        let as_of = if is_guarded { self.check("delete", name)? } else { as_of };
+        self.inner.delete_as_of(name, as_of)
     }
 
     fn sweep(&self) -> Result<(), StoreError> {
@@ -87,5 +87,9 @@ impl<S: Store> Store for Guarded<S> {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        self.inner.refuses_late()
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags};
 
-use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
 use crate::crypto::random;
 use crate::id::ObjectId;
 use crate::object::{Object, ObjectKind, ObjectName};
@@ -123,7 +123,7 @@ impl Store for LocalStore {
         self.root.display().to_string()
     }
 
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+    fn put_as_of(&self, object: &Object, mode: PutMode, _as_of: AsOf) -> Result<(), StoreError> {
         self.write(object, mode).map_err(|error| self.error("write", &object.name, &error))
     }
 
@@ -169,7 +169,7 @@ impl Store for LocalStore {
         .map_err(|error| self.error("list", &kind, &error))
     }
 
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+    fn delete_as_of(&self, name: &ObjectName, _as_of: AsOf) -> Result<(), StoreError> {
         let path = self.path(name);
         let removed = fs::remove_file(&path).and_then(|()| File::open(path.parent().expect("in the root or below"))?.sync_all());
         absent_is_empty(removed).map_err(|error| self.error("delete", name, &error))
@@ -190,6 +190,11 @@ impl Store for LocalStore {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         Ok(true)
+    }
+
+    /// Files have no signatures.
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        Ok(false)
     }
 }
 

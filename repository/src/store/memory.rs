@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, SIGNED_FOR, Stat, Store, StoreError, StoreErrorKind};
+use crate::clock::Clock;
 use crate::object::{Object, ObjectKind, ObjectName};
 
 /// What a memory store holds, for tests that damage or rebuild it.
@@ -17,6 +18,8 @@ pub type Objects = BTreeMap<ObjectName, (Bytes, Instant)>;
 pub struct MemoryStore {
     /// All objects.
     pub objects: Arc<Mutex<Objects>>,
+    /// By this clock it refuses what is late.
+    pub clock: Option<Arc<dyn Clock>>,
 }
 
 impl MemoryStore {
@@ -24,7 +27,21 @@ impl MemoryStore {
     #[must_use]
     pub fn with(objects: impl IntoIterator<Item = (ObjectName, Bytes)>) -> Self {
         let objects = objects.into_iter().map(|(name, body)| (name, (body, Instant::now()))).collect();
-        Self { objects: Arc::new(Mutex::new(objects)) }
+        Self { objects: Arc::new(Mutex::new(objects)), clock: None }
+    }
+
+    /// The same store, which from here on refuses what is late by this clock, as S3 does.
+    #[must_use]
+    pub fn refusing_late(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
+    fn check(&self, verb: &'static str, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
+        let (Some(clock), AsOf::Then(then)) = (&self.clock, as_of) else { return Ok(()) };
+        if clock.now().duration_since(then).unsigned_abs() <= SIGNED_FOR {
+            return Ok(());
+        }
+        Err(StoreError::new(self, StoreErrorKind::ClockSkew, verb, name, "it was signed at another time"))
     }
 
     fn get(&self, verb: &'static str, name: &ObjectName) -> Result<(Bytes, Instant), StoreError> {
@@ -38,7 +55,8 @@ impl Store for MemoryStore {
         "memory".to_owned()
     }
 
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
+        self.check("write", &object.name, as_of)?;
         let mut objects = self.objects.lock().expect("no holder panics");
         if mode == PutMode::CreateNew && objects.contains_key(&object.name) {
             return Err(StoreError::new(self, StoreErrorKind::AlreadyExists, "create", &object.name, "it is there already"));
@@ -95,7 +113,8 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
+        self.check("delete", name, as_of)?;
         self.objects.lock().expect("no holder panics").remove(name);
         Ok(())
     }
@@ -106,6 +125,10 @@ impl Store for MemoryStore {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         Ok(true)
+    }
+
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        Ok(self.clock.is_some())
     }
 }
 

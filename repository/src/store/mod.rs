@@ -46,7 +46,15 @@ pub trait Store: Send + Sync + Debug {
     ///
     /// # Errors
     /// [`StoreErrorKind::AlreadyExists`] in mode [`PutMode::CreateNew`] if something is there; any other kind.
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError>;
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError>;
+
+    /// Stores a whole object now.
+    ///
+    /// # Errors
+    /// Those of [`Store::put_as_of`].
+    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+        self.put_as_of(object, mode, AsOf::Now)
+    }
 
     /// Replaces the content of `into` by part of an object.
     ///
@@ -83,7 +91,15 @@ pub trait Store: Send + Sync + Debug {
     ///
     /// # Errors
     /// Any kind.
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError>;
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError>;
+
+    /// Removes an object now.
+    ///
+    /// # Errors
+    /// Those of [`Store::delete_as_of`].
+    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.delete_as_of(name, AsOf::Now)
+    }
 
     /// Removes what writes of packs, index files and snapshots have left that were cut off. Only for whoever is alone here.
     ///
@@ -96,7 +112,26 @@ pub trait Store: Send + Sync + Debug {
     /// # Errors
     /// Any kind.
     fn creates_exclusively(&self) -> Result<bool, StoreError>;
+
+    /// Whether a change is refused that is [`AsOf`] a moment long ago, and lists show at once what was done: then nobody who
+    /// slept changes anything late, and a prune needs no moment in which nobody writes.
+    ///
+    /// # Errors
+    /// Any kind.
+    fn refuses_late(&self) -> Result<bool, StoreError>;
 }
+
+/// When a request counts as signed. Stores that know signatures refuse what was signed more than [`SIGNED_FOR`] ago.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsOf {
+    /// When it is sent.
+    Now,
+    /// At this moment, which has passed.
+    Then(jiff::Timestamp),
+}
+
+/// S3 accepts a signature for so long, and from clocks that differ by no more.
+pub const SIGNED_FOR: Duration = Duration::from_secs(15 * 60);
 
 /// What to do if something is stored under the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,8 +292,8 @@ impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
     fn location(&self) -> String {
         (**self).location()
     }
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
-        (**self).put(object, mode)
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
+        (**self).put_as_of(object, mode, as_of)
     }
     fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
         (**self).read(name, range, into)
@@ -269,13 +304,16 @@ impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
         (**self).list(kind, each)
     }
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        (**self).delete(name)
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
+        (**self).delete_as_of(name, as_of)
     }
     fn sweep(&self) -> Result<(), StoreError> {
         (**self).sweep()
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         (**self).creates_exclusively()
+    }
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        (**self).refuses_late()
     }
 }

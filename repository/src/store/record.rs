@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::memory::MemoryStore;
-use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError};
+use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError};
 use crate::object::{Object, ObjectKind, ObjectName};
 
 /// A change that began or ended; both carry the number of the change.
@@ -89,9 +89,9 @@ impl<S: Store> Store for Recording<S> {
     fn location(&self) -> String {
         self.inner.location()
     }
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
         let number = self.begin(Change::Put(object.name, Bytes::copy_from_slice(&object.body)));
-        self.inner.put(object, mode)?;
+        self.inner.put_as_of(object, mode, as_of)?;
         self.end(number);
         Ok(())
     }
@@ -104,9 +104,9 @@ impl<S: Store> Store for Recording<S> {
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
         self.inner.list(kind, each)
     }
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
         let number = self.begin(Change::Delete(*name));
-        self.inner.delete(name)?;
+        self.inner.delete_as_of(name, as_of)?;
         self.end(number);
         Ok(())
     }
@@ -115,5 +115,9 @@ impl<S: Store> Store for Recording<S> {
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        self.inner.refuses_late()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::count::Counters;
-use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
 use crate::crypto::random;
 use crate::object::{Object, ObjectKind, ObjectName};
 use crate::stop::Stop;
@@ -91,10 +91,10 @@ impl<S: Store> Store for Retrying<S> {
         self.inner.location()
     }
 
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
         let mut tried = false;
         self.run(|| {
-            let result = self.inner.put(object, mode);
+            let result = self.inner.put_as_of(object, mode, as_of);
             match &result {
                 // An earlier try may have arrived though its answer did not.
                 Err(error) if tried && error.kind == StoreErrorKind::AlreadyExists && self.holds(object) => Ok(()),
@@ -125,8 +125,8 @@ impl<S: Store> Store for Retrying<S> {
         Ok(())
     }
 
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        self.run(|| self.inner.delete(name))
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
+        self.run(|| self.inner.delete_as_of(name, as_of))
     }
 
     fn sweep(&self) -> Result<(), StoreError> {
@@ -135,6 +135,10 @@ impl<S: Store> Store for Retrying<S> {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.run(|| self.inner.creates_exclusively())
+    }
+
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        self.run(|| self.inner.refuses_late())
     }
 }
 

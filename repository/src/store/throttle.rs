@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
 use crate::object::{Object, ObjectKind, ObjectName};
 use crate::stop::Stop;
 
@@ -59,9 +59,9 @@ impl<S: Store> Store for Throttled<S> {
         self.inner.location()
     }
 
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
         self.wait(&self.up, object.body.len() as u64, "write", &object.name)?;
-        self.inner.put(object, mode)
+        self.inner.put_as_of(object, mode, as_of)
     }
 
     fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
@@ -81,8 +81,8 @@ impl<S: Store> Store for Throttled<S> {
         self.inner.list(kind, each)
     }
 
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
-        self.inner.delete(name)
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
+        self.inner.delete_as_of(name, as_of)
     }
 
     fn sweep(&self) -> Result<(), StoreError> {
@@ -91,6 +91,10 @@ impl<S: Store> Store for Throttled<S> {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        self.inner.refuses_late()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A repository in memory and small snapshots in it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use repository::Repository;
 use repository::access::Access;
 use repository::budget::Shares;
 use repository::check::{self, Counts, Finding, ReadData, Severity};
+use repository::clock::ManualClock;
 use repository::compress::Compression;
 use repository::crypto::kdf::Cost;
 use repository::crypto::sha256;
@@ -18,24 +19,26 @@ use repository::format::BlobKind;
 use repository::format::lock::LockMode;
 use repository::format::node::{Node, NodeKind, go_mode};
 use repository::format::snapshot::{Snapshot, SnapshotTime};
-use repository::id::{BlobId, ObjectId};
+use repository::id::{BlobId, ObjectId, PackId};
 use repository::index::Index;
 use repository::lock::{Identity, Lock};
 use repository::object::ObjectName;
-use repository::parallel;
 use repository::resume::Source;
 use repository::store::Store;
 use repository::store::memory::MemoryStore;
 use repository::store::record::{Event, after_crash};
 use repository::store::retry::RetryPolicy;
 use repository::write::{TreeWriter, Verify, WriteMode, WriteOptions, Writer};
+use repository::{parallel, prune};
 
 pub const PASSWORD: &str = "test";
 
 pub fn access(store: Arc<dyn Store>) -> Access {
     let retry =
         RetryPolicy { window: Duration::from_millis(200), first_wait: Duration::from_millis(1), longest_wait: Duration::from_millis(10) };
-    Access { retry, ..Access::new(store, Identity::new("test-host".to_owned(), "tester".to_owned())) }
+    // By a clock of their own, nobody waits for locks to settle.
+    let clock = Arc::new(ManualClock::new(Timestamp::now()));
+    Access { retry, clock, ..Access::new(store, Identity::new("test-host".to_owned(), "tester".to_owned())) }
 }
 
 pub fn init(store: Arc<dyn Store>) -> Repository {
@@ -58,8 +61,9 @@ pub fn content(length: usize, seed: u64) -> Vec<u8> {
 
 /// One run: files of a directory tree as a snapshot, under a lock of its own.
 pub fn backup(repository: &Arc<Repository>, files: u64, seed: u64) -> repository::Result<ObjectId> {
-    let lock = Lock::acquire(repository, LockMode::Shared, Duration::ZERO)?;
-    let index = Arc::new(Index::load(repository, 1 << 30)?);
+    let load = |avoid: &HashSet<PackId>| Index::load_without(repository, 1 << 30, avoid);
+    let (lock, index) = Lock::acquire_and(repository, LockMode::Append, Duration::ZERO, load)?;
+    let index = Arc::new(index);
     let options = WriteOptions { shares: shares(), compression: Compression::Default, verify: Verify::Sealed, mode: WriteMode::Store };
     let writer = Writer::start(repository, &index, options)?;
     let mut sealer = writer.sealer();
@@ -146,7 +150,8 @@ pub fn healthy() -> MemoryStore {
 
 /// The same objects again.
 pub fn copy(store: &MemoryStore) -> MemoryStore {
-    MemoryStore::with(store.objects.lock().expect("no holder panics").iter().map(|(name, (body, _))| (*name, body.clone())))
+    let objects = store.objects.lock().expect("no holder panics").clone();
+    MemoryStore { objects: Arc::new(Mutex::new(objects)), ..store.clone() }
 }
 
 /// Changes what is stored.
@@ -165,6 +170,9 @@ pub fn findings(repository: &Arc<Repository>) -> Vec<Finding> {
     check::run(repository, ReadData::All, &shares(), &Counts::default(), &on_finding).expect("a check that goes to its end");
     found.into_inner().expect("no holder panics")
 }
+
+/// Told of nothing.
+pub const UNWATCHED: prune::Watch<'_> = prune::Watch { on_planned: &|_| {}, on_repacked: &|_| {} };
 
 /// What is damaged.
 pub fn errors(repository: &Arc<Repository>) -> Vec<Finding> {

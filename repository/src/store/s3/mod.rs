@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
@@ -20,12 +21,13 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_smithy_async::time::StaticTimeSource;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use bytes::Bytes;
 
 use self::interceptors::{PayloadHash, ServerDate};
-use super::{Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
 use crate::crypto::random;
 use crate::id::ObjectId;
 use crate::object::{Object, ObjectKind, ObjectName};
@@ -56,6 +58,8 @@ const ATTEMPT_BASE: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 64 << 10;
 /// A transfer that brings nothing for this long is given up.
 const STALL: Duration = Duration::from_secs(20);
+/// What is signed so long before or after must be refused: [`SIGNED_FOR`](super::SIGNED_FOR), and clocks that differ by two minutes.
+const TOO_LATE: Duration = Duration::from_secs(18 * 60);
 
 /// A repository under a prefix of a bucket.
 #[derive(Clone)]
@@ -172,7 +176,7 @@ impl S3Store {
         })
     }
 
-    fn put_if(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+    fn put_if(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
         let mut request = self
             .client
             .put_object()
@@ -184,7 +188,7 @@ impl S3Store {
         if mode == PutMode::CreateNew {
             request = request.if_none_match("*");
         }
-        let request = request.customize().interceptor(PayloadHash(object.sha256)).send();
+        let request = signed(request.customize().interceptor(PayloadHash(object.sha256)), as_of).send();
         let answer = self.request("write", &object.name, object.body.len() as u64, request)?;
         if answer.e_tag().is_none() {
             // An error page behind a status of 200.
@@ -215,8 +219,8 @@ impl S3Store {
     /// Creates an object twice, the second time only if it were new: a server that knows conditional writes refuses.
     fn probe_create(&self) -> Result<bool, StoreError> {
         let object = Object::named(ObjectName::new(ObjectKind::Probe, ObjectId(random())), Bytes::from_static(b"estiba"));
-        self.put_if(&object, PutMode::Replace)?;
-        let second = self.put_if(&object, PutMode::CreateNew);
+        self.put_if(&object, PutMode::Replace, AsOf::Now)?;
+        let second = self.put_if(&object, PutMode::CreateNew, AsOf::Now);
         self.delete(&object.name)?;
         match second {
             Ok(()) => Ok(false),
@@ -226,6 +230,14 @@ impl S3Store {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Dates a request. Who watches for stalls looks at the same clock, which stands still then: the deadline alone counts.
+fn signed<T, E, B>(request: CustomizableOperation<T, E, B>, as_of: AsOf) -> CustomizableOperation<T, E, B> {
+    let AsOf::Then(then) = as_of else { return request };
+    let stalls = StalledStreamProtectionConfig::disabled();
+    let config = aws_sdk_s3::config::Builder::new().time_source(StaticTimeSource::new(then.into())).stalled_stream_protection(stalls);
+    request.config_override(config)
 }
 
 fn http_client(options: &S3Options) -> Result<aws_sdk_s3::config::SharedHttpClient, String> {
@@ -253,17 +265,17 @@ impl Store for S3Store {
         .to_owned()
     }
 
-    fn put(&self, object: &Object, mode: PutMode) -> Result<(), StoreError> {
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
         if mode == PutMode::CreateNew && !self.creates_exclusively()? {
             // The server would ignore the condition. Looking first leaves a moment for a rival, which the caller must
             // resolve by reading back.
             match self.stat(&object.name) {
                 Ok(_) => return Err(StoreError::new(self, StoreErrorKind::AlreadyExists, "create", &object.name, "it is there already")),
-                Err(error) if error.kind == StoreErrorKind::NotFound => return self.put_if(object, PutMode::Replace),
+                Err(error) if error.kind == StoreErrorKind::NotFound => return self.put_if(object, PutMode::Replace, as_of),
                 Err(error) => return Err(error),
             }
         }
-        self.put_if(object, mode)
+        self.put_if(object, mode, as_of)
     }
 
     fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
@@ -340,9 +352,9 @@ impl Store for S3Store {
         }
     }
 
-    fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
         let request = self.client.delete_object().bucket(&self.options.bucket).key(self.key(&name.path()));
-        match self.request("delete", name, 0, request.send()) {
+        match self.request("delete", name, 0, signed(request.customize(), as_of).send()) {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
             other => other.map(|_| ()),
         }
@@ -359,5 +371,25 @@ impl Store for S3Store {
         }
         let found = self.probe_create()?;
         Ok(*self.creates_exclusively.get_or_init(|| found))
+    }
+
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        let object = Object::named(ObjectName::new(ObjectKind::Probe, ObjectId(random())), Bytes::from_static(b"estiba"));
+        let is_listed = || Ok::<_, StoreError>(self.names(ObjectKind::Probe)?.contains(&object.name));
+        let now = jiff::Timestamp::now();
+        let was_refused = |result: Result<(), StoreError>| match result {
+            Ok(()) => Ok(false),
+            Err(error) if error.kind == StoreErrorKind::ClockSkew => Ok(true),
+            Err(error) => Err(error),
+        };
+        let put = |as_of| was_refused(self.put_if(&object, PutMode::Replace, AsOf::Then(as_of)));
+        let early_and_late = put(now - TOO_LATE)? && put(now + TOO_LATE)?;
+        let stayed_away = !is_listed()?;
+        self.put(&object, PutMode::Replace)?;
+        let came = is_listed()?;
+        let late_delete = was_refused(self.delete_as_of(&object.name, AsOf::Then(now - TOO_LATE)))?;
+        let stayed = is_listed()?;
+        self.delete(&object.name)?;
+        Ok(early_and_late && stayed_away && came && late_delete && stayed && !is_listed()?)
     }
 }

@@ -1,0 +1,433 @@
+//! Runs that meet: one is interrupted before each of its requests in turn, and another one does all of its work there; or it ends
+//! there for ever; or it sleeps until its lock is gone, and wakes up. Whatever comes of it, every visible snapshot is whole, nobody
+//! who reads misses anything, and the next prune removes all that is left.
+//!
+//! The model (`repository/model`) goes through every order of a few steps; this goes through what is built, request by request.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use repository::access::Access;
+use repository::clock::{Clock, ManualClock};
+use repository::format::BlobKind;
+use repository::format::lock::LockMode;
+use repository::index::Index;
+use repository::lock::{Lock, UnlockMode, unlock};
+use repository::object::{Object, ObjectKind, ObjectName};
+use repository::prune::{self, MaxUnused, Options, Outcome, Way};
+use repository::read::{BlobOpener, Trees};
+use repository::snapshots::Filter;
+use repository::store::memory::MemoryStore;
+use repository::store::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use repository::{Error, Repository, parallel};
+
+/// Files of a run: a few packs.
+const FILES: u64 = 8;
+/// Longer than a lock is left alone.
+const SLEEP: Duration = Duration::from_secs(31 * 60);
+/// Of the many cases of three runs, so many.
+const OF_THREE: usize = 600;
+
+/// A repository with a clock of its own.
+#[derive(Clone)]
+struct World {
+    store: MemoryStore,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    /// Three runs, of which the first two are forgotten.
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::now()));
+        let world = Self { store: MemoryStore::default().refusing_late(clock.clone()), clock };
+        drop(common::init(Arc::new(world.store.clone())));
+        let ids: Vec<_> = (1..=3).map(|seed| common::backup(&world.open(), FILES, seed).unwrap()).collect();
+        let repository = world.open();
+        let lock = Lock::acquire(&repository, LockMode::Shared, Duration::ZERO).unwrap();
+        ids[..2].iter().for_each(|id| repository.remove_snapshot(*id).unwrap());
+        lock.release().unwrap();
+        world
+    }
+
+    fn copy(&self) -> Self {
+        let clock = Arc::new(ManualClock::new(self.clock.now()));
+        Self { store: common::copy(&self.store).refusing_late(clock.clone()), clock }
+    }
+
+    /// Somebody new, through `store`; the answer is the clock, too, by which they live.
+    fn come(&self, store: Arc<dyn Store>) -> (Arc<Repository>, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(self.clock.now()));
+        let access = Access { clock: clock.clone(), ..common::access(store) };
+        (Arc::new(Repository::open(&access, common::PASSWORD).unwrap()), clock)
+    }
+
+    fn open(&self) -> Arc<Repository> {
+        self.come(Arc::new(self.store.clone())).0
+    }
+
+    /// Time passes, for all but those who sleep by other clocks.
+    fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        self.store.age_all(time);
+    }
+
+    /// What must hold after all.
+    fn judge(&self, case: &str) {
+        let found = common::errors(&self.open());
+        assert!(found.is_empty(), "{case}: {found:?}");
+        self.pass(SLEEP);
+        unlock(&self.open(), UnlockMode::Stale).unwrap();
+        let Outcome { waiting, .. } = pruned(&self.open()).unwrap_or_else(|error| panic!("{case}: the next prune: {error}"));
+        assert_eq!(waiting, None, "{case}");
+        let found = common::findings(&self.open());
+        assert!(found.is_empty(), "{case}, and another prune: {found:?}");
+        for kind in [ObjectKind::Condemned, ObjectKind::Lock] {
+            assert_eq!(self.store.names(kind).unwrap(), [], "{case}");
+        }
+    }
+}
+
+/// Whoever it is, and what they do.
+type Act = fn(&Arc<Repository>) -> repository::Result<()>;
+type Actor = (&'static str, Act);
+
+const BACKUP: Actor = ("backup", |repository| common::backup(repository, FILES, 7).map(drop));
+/// What a backup relies on may be needed by nothing else from now on.
+const FORGET_AND_PRUNE: Actor = ("forget all and prune", |repository| {
+    forget_all(repository)?;
+    pruned(repository).map(drop)
+});
+const FORGET: Actor = ("forget all", forget_all);
+const PRUNE: Actor = ("prune", |repository| pruned(repository).map(drop));
+const READ: Actor = ("read", read);
+const TAG: Actor = ("tag", |repository| {
+    let lock = Lock::acquire(repository, LockMode::Exclusive, Duration::ZERO)?;
+    let all = repository.snapshots(&Filter::default())?;
+    all.iter().try_for_each(|stored| repository.tag_snapshot(stored, vec!["tag".to_owned()], &all).map(drop))?;
+    lock.release()
+});
+
+fn forget_all(repository: &Arc<Repository>) -> repository::Result<()> {
+    let lock = Lock::acquire(repository, LockMode::Shared, Duration::ZERO)?;
+    repository.snapshot_ids()?.into_iter().try_for_each(|id| repository.remove_snapshot(id))?;
+    lock.release()
+}
+
+fn pruned(repository: &Arc<Repository>) -> repository::Result<Outcome> {
+    let shares = common::shares();
+    let options = Options { max_unused: MaxUnused::Bytes(0), max_repack_bytes: u64::MAX, shares, batch_blobs: 15, may_empty: true };
+    assert_eq!(Way::of(repository.store())?, Way::Beside);
+    prune::run(repository, &options, Way::Beside, Duration::ZERO, common::UNWATCHED)
+}
+
+/// Restores the newest snapshot to nowhere. Whoever has begun misses nothing.
+fn read(repository: &Arc<Repository>) -> repository::Result<()> {
+    let look = |_: &_| Ok((repository.snapshots(&Filter::default())?.pop(), Index::load(repository, 1 << 30)?));
+    let (lock, (newest, index)) = Lock::acquire_and(repository, LockMode::Shared, Duration::ZERO, look)?;
+    let index = Arc::new(index);
+    let (trees, mut opener) = (Trees::new(repository, &index, 1 << 20), BlobOpener::new(repository));
+    let mut waiting: Vec<_> = newest.into_iter().map(|stored| stored.snapshot.tree).collect();
+    while let Some(tree) = waiting.pop() {
+        let mut nodes = trees.open(&tree)?;
+        while let Some(node) = nodes.next_node()? {
+            for id in node.content.into_iter().flatten() {
+                repository.read_blob(&index, &mut opener, &id, BlobKind::Data)?;
+            }
+            waiting.extend(node.subtree);
+        }
+    }
+    lock.release()
+}
+
+/// One request at a time; before one of them something else happens.
+struct Interrupted {
+    inner: MemoryStore,
+    turn: Mutex<Turn>,
+}
+
+#[derive(Default)]
+struct Turn {
+    requests: usize,
+    at: usize,
+    happens: Option<Box<dyn FnOnce() -> Then + Send>>,
+    is_dead: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    GoOn,
+    Die,
+}
+
+impl Interrupted {
+    fn new(inner: MemoryStore, at: usize, happens: impl FnOnce() -> Then + Send + 'static) -> Arc<Self> {
+        Arc::new(Self { inner, turn: Mutex::new(Turn { at, happens: Some(Box::new(happens)), ..Turn::default() }) })
+    }
+
+    fn step<T>(
+        &self,
+        verb: &'static str,
+        object: &impl ToString,
+        request: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut turn = self.turn.lock().unwrap();
+        turn.requests += 1;
+        if turn.requests == turn.at
+            && let Some(happens) = turn.happens.take()
+        {
+            turn.is_dead = happens() == Then::Die;
+        }
+        if turn.is_dead {
+            return Err(StoreError::new(&self.inner, StoreErrorKind::Stopped, verb, object, "this run ended here"));
+        }
+        request()
+    }
+}
+
+impl std::fmt::Debug for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interrupted")
+    }
+}
+
+impl Store for Interrupted {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+    fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
+        self.step("write", &object.name, || self.inner.put_as_of(object, mode, as_of))
+    }
+    fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.step("read", name, || self.inner.read(name, range, into))
+    }
+    fn stat(&self, name: &ObjectName) -> Result<Stat, StoreError> {
+        self.step("stat", name, || self.inner.stat(name))
+    }
+    fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
+        self.step("list", &kind, || self.inner.list(kind, each))
+    }
+    fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
+        self.step("delete", name, || self.inner.delete_as_of(name, as_of))
+    }
+    fn sweep(&self) -> Result<(), StoreError> {
+        self.inner.sweep()
+    }
+    fn creates_exclusively(&self) -> Result<bool, StoreError> {
+        self.inner.creates_exclusively()
+    }
+    fn refuses_late(&self) -> Result<bool, StoreError> {
+        self.inner.refuses_late()
+    }
+}
+
+/// Runs one, to whom something happens at some request; so many requests were made, and this came of it.
+fn run(
+    world: &World,
+    (_, act): Actor,
+    at: usize,
+    happens: impl FnOnce(&ManualClock) -> Then + Send + 'static,
+) -> (usize, repository::Result<()>) {
+    let clock = Arc::new(Mutex::new(None::<Arc<ManualClock>>));
+    let happens = {
+        let clock = clock.clone();
+        move || happens(clock.lock().unwrap().as_ref().unwrap())
+    };
+    // Opening makes no requests that count.
+    let interrupted = Interrupted::new(world.store.clone(), usize::MAX, happens);
+    let (repository, own) = world.come(interrupted.clone());
+    *clock.lock().unwrap() = Some(own);
+    {
+        let mut turn = interrupted.turn.lock().unwrap();
+        (turn.requests, turn.at) = (0, at);
+    }
+    let result = act(&repository);
+    let requests = interrupted.turn.lock().unwrap().requests;
+    (requests, result)
+}
+
+fn requests(world: &World, actor: Actor) -> usize {
+    let (requests, result) = run(&world.copy(), actor, usize::MAX, |_| Then::GoOn);
+    result.unwrap();
+    requests
+}
+
+/// What may come of a run that others meet.
+fn is_fair(actor: Actor, result: &repository::Result<()>) -> bool {
+    match result {
+        Ok(()) | Err(Error::Locked { .. }) => true,
+        // It says so; nothing of it is visible.
+        Err(_) => actor.0 != READ.0,
+    }
+}
+
+/// One of them is interrupted at each request; the other one does all it does there.
+#[test]
+fn two_that_meet() {
+    let world = World::new();
+    let pairs = [
+        (BACKUP, FORGET_AND_PRUNE),
+        (BACKUP, PRUNE),
+        (BACKUP, TAG),
+        (PRUNE, BACKUP),
+        (PRUNE, PRUNE),
+        (PRUNE, READ),
+        (PRUNE, TAG),
+        (PRUNE, FORGET_AND_PRUNE),
+        (FORGET_AND_PRUNE, BACKUP),
+        (READ, FORGET_AND_PRUNE),
+        (TAG, FORGET_AND_PRUNE),
+        (TAG, BACKUP),
+        (FORGET, BACKUP),
+    ];
+    let cases: Vec<_> =
+        pairs.iter().flat_map(|&(first, second)| (1..=requests(&world, first)).map(move |at| (first, second, at))).collect();
+    let [both, one] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let case = |(): &mut (), &(first, second, at): &(Actor, Actor, usize)| {
+        let (world, second_result) = (world.copy(), Arc::new(Mutex::new(None)));
+        let happens = {
+            let (world, second_result) = (world.clone(), second_result.clone());
+            move |_: &ManualClock| {
+                *second_result.lock().unwrap() = Some(run(&world, second, usize::MAX, |_| Then::GoOn).1);
+                Then::GoOn
+            }
+        };
+        let (_, result) = run(&world, first, at, happens);
+        let second_result = second_result.lock().unwrap().take();
+        let case = format!("{} at request {at}, where {} gives {second_result:?}; it gives {result:?}", first.0, second.0);
+        assert!(is_fair(first, &result) && second_result.as_ref().is_none_or(|result| is_fair(second, result)), "{case}");
+        let fine = |result: &repository::Result<()>| result.is_ok();
+        if fine(&result) && second_result.as_ref().is_some_and(fine) { &both } else { &one }.fetch_add(1, Ordering::Relaxed);
+        world.judge(&case);
+        Ok(())
+    };
+    parallel::each(4, &cases, || (), case).unwrap();
+    let (both, one) = (both.into_inner(), one.into_inner());
+    println!("{} cases; in {both} both did all they were to do, in {one} one kept out of the other's way", cases.len());
+    assert!(both > cases.len() / 4, "{both}");
+}
+
+/// It ends at a request; others come, now, and when its lock is gone.
+#[test]
+fn one_that_ends_for_ever() {
+    let world = World::new();
+    let pairs = [(BACKUP, FORGET_AND_PRUNE), (PRUNE, BACKUP), (PRUNE, PRUNE), (FORGET_AND_PRUNE, BACKUP), (TAG, PRUNE)];
+    let cases: Vec<_> =
+        pairs.iter().flat_map(|&(first, second)| (1..=requests(&world, first)).map(move |at| (first, second, at))).collect();
+    let case = |(): &mut (), &(first, second, at): &(Actor, Actor, usize)| {
+        let world = world.copy();
+        let (_, result) = run(&world, first, at, |_| Then::Die);
+        let case = format!("{} ends at request {at}: {result:?}; then {}", first.0, second.0);
+        for _ in 0..2 {
+            let (_, result) = run(&world, second, usize::MAX, |_| Then::GoOn);
+            assert!(matches!(result, Ok(()) | Err(Error::Locked { .. })), "{case} gives {result:?}");
+            world.pass(SLEEP);
+            unlock(&world.open(), UnlockMode::Stale).unwrap();
+        }
+        world.judge(&case);
+        Ok(())
+    };
+    parallel::each(4, &cases, || (), case).unwrap();
+    println!("{} cases", cases.len());
+}
+
+/// It sleeps at a request until its lock may be removed; it is, and others come. Then it wakes up.
+#[test]
+fn one_that_sleeps_too_long() {
+    let world = World::new();
+    let pairs = [
+        (BACKUP, FORGET_AND_PRUNE),
+        (PRUNE, BACKUP),
+        (PRUNE, FORGET_AND_PRUNE),
+        (FORGET_AND_PRUNE, BACKUP),
+        (TAG, FORGET_AND_PRUNE),
+        (FORGET, BACKUP),
+    ];
+    let cases: Vec<_> =
+        pairs.iter().flat_map(|&(first, second)| (1..=requests(&world, first)).map(move |at| (first, second, at))).collect();
+    let refused = AtomicUsize::new(0);
+    let case = |(): &mut (), &(first, second, at): &(Actor, Actor, usize)| {
+        let (world, second_result) = (world.copy(), Arc::new(Mutex::new(None)));
+        let happens = {
+            let (world, second_result) = (world.clone(), second_result.clone());
+            move |clock: &ManualClock| {
+                clock.advance(SLEEP);
+                world.pass(SLEEP);
+                unlock(&world.open(), UnlockMode::Stale).unwrap();
+                *second_result.lock().unwrap() = Some(run(&world, second, usize::MAX, |_| Then::GoOn).1);
+                Then::GoOn
+            }
+        };
+        let (_, result) = run(&world, first, at, happens);
+        refused.fetch_add(usize::from(result.is_err()), Ordering::Relaxed);
+        let second_result = second_result.lock().unwrap().take();
+        let case = format!("{} sleeps at request {at}, meanwhile {} gives {second_result:?}; it gives {result:?}", first.0, second.0);
+        assert!(second_result.is_none_or(|result| result.is_ok()), "{case}");
+        world.judge(&case);
+        Ok(())
+    };
+    parallel::each(4, &cases, || (), case).unwrap();
+    let refused = refused.into_inner();
+    println!("{} cases; in {refused} it ended with an error", cases.len());
+    assert!(refused > cases.len() / 3, "{refused}");
+}
+
+/// One is interrupted by one that is interrupted by a third. Some of all cases, chosen by a seed.
+#[test]
+fn three_that_meet() {
+    let world = World::new();
+    let triples = [
+        (BACKUP, FORGET_AND_PRUNE, BACKUP),
+        (BACKUP, FORGET_AND_PRUNE, PRUNE),
+        (PRUNE, BACKUP, FORGET_AND_PRUNE),
+        (PRUNE, FORGET_AND_PRUNE, BACKUP),
+        (FORGET_AND_PRUNE, BACKUP, FORGET_AND_PRUNE),
+        (READ, FORGET_AND_PRUNE, BACKUP),
+    ];
+    let mut cases = Vec::new();
+    for (first, second, third) in triples {
+        let (outer, inner) = (requests(&world, first), requests(&world, second));
+        cases.extend((1..=outer).flat_map(|at| (1..=inner).map(move |within| (first, second, third, at, within))));
+    }
+    let all = cases.len();
+    let mut dice = 1_u64;
+    let chosen: Vec<_> = (0..OF_THREE)
+        .map(|_| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            cases[(dice >> 33) as usize % all]
+        })
+        .collect();
+    let case = |(): &mut (), &(first, second, third, at, within): &(Actor, Actor, Actor, usize, usize)| {
+        let (world, results) = (world.copy(), Arc::new(Mutex::new(Vec::new())));
+        let happens = {
+            let (world, results) = (world.clone(), results.clone());
+            move |_: &ManualClock| {
+                let innermost = {
+                    let (world, results) = (world.clone(), results.clone());
+                    move |_: &ManualClock| {
+                        let (_, result) = run(&world, third, usize::MAX, |_| Then::GoOn);
+                        results.lock().unwrap().push((third, result));
+                        Then::GoOn
+                    }
+                };
+                let (_, result) = run(&world, second, within, innermost);
+                results.lock().unwrap().push((second, result));
+                Then::GoOn
+            }
+        };
+        let (_, result) = run(&world, first, at, happens);
+        let mut results = std::mem::take(&mut *results.lock().unwrap());
+        results.push((first, result));
+        let said: Vec<_> = results.iter().map(|((name, _), result)| (*name, result)).collect();
+        let case = format!("{} at request {at}, {} there at {within}, {} there: {said:?}", first.0, second.0, third.0);
+        assert!(results.iter().all(|(actor, result)| is_fair(*actor, result)), "{case}");
+        world.judge(&case);
+        Ok(())
+    };
+    parallel::each(4, &chosen, || (), case).unwrap();
+    println!("{} of {all} cases", chosen.len());
+}
