@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use repository::stop::Stop;
+use repository::store::s3::{S3Options, S3Store};
 use tempfile::TempDir;
 
 use crate::eventually;
@@ -100,6 +102,14 @@ impl Minio {
             entries.map(|path| if path.join("xl.meta").exists() { 1 } else { count(&path) }).sum()
         }
         count(&self.data.path().join("bucket").join(path))
+    }
+
+    /// The store below a prefix, as a library.
+    pub fn store(&self, prefix: &str) -> S3Store {
+        // The chain reads the environment; nothing else in this process does.
+        let options =
+            S3Options { bucket: "bucket".to_owned(), prefix: prefix.to_owned(), endpoint: Some(self.endpoint()), ..S3Options::default() };
+        S3Store::with_static_credentials(options, Stop::default(), ACCESS_KEY, SECRET_KEY).unwrap()
     }
 
     /// `mover` on a repository here.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use e2e::minio::Minio;
-use e2e::place::{Place, assert_refused};
+use e2e::place::{Place, as_nobody, assert_refused};
 use e2e::program::{Program, RESTICS, restic};
 use e2e::tree::{assert_same, difficult, many, random};
 use serde_json::{Value, json};
@@ -228,4 +228,30 @@ fn what_is_lost_is_not_dumped_as_if_it_were_there() {
     let mut tar = Command::new("tar").arg("-t").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     tar.stdin.take().unwrap().write_all(&dump.stdout).unwrap();
     assert_eq!(String::from_utf8(tar.wait_with_output().unwrap().stdout).unwrap().lines().count(), 1 + 7);
+}
+
+/// Where only reading is allowed, and where somebody who was alone has left a lock behind.
+#[test]
+fn whoever_only_reads_may_go_without_a_lock() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = two_snapshots();
+    assert!(Command::new("chmod").args(["-R", "a+rX", &place.text("repository")]).status().unwrap().success());
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    assert_refused(&as_nobody(&place, &["snapshots"]), 1, "--no-lock");
+    let target = place.text("target");
+    let whole = [&["snapshots"][..], &["check", "--read-data"], &["ls", "latest"], &["restore", "latest", &target, "--verify"]];
+    for command in whole {
+        let ran = as_nobody(&place, &[command, &["--no-lock"]].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+    assert_eq!(fs::read(place.path("target/grows")).unwrap(), b"grows and grows");
+    assert_eq!(place.locks(), 0);
+    let mut running = place.mover.clone().arg("--limit-download").arg("1KiB").start(&["prune", "--max-unused", "0"]);
+    e2e::eventually("its lock", || place.locks() == 1);
+    running.signal(rustix::process::Signal::KILL);
+    running.wait();
+    assert_refused(&place.mover.run(&["snapshots"]), 11, "--no-lock");
+    place.mover.ok(&["snapshots", "--no-lock"]);
+    assert_refused(&place.mover.run(&["backup", &place.text("source"), "--no-lock"]), 1, "commands that only read");
+    assert_eq!(place.snapshots(), 2);
 }

@@ -8,8 +8,8 @@ use e2e::minio::{Minio, credentials};
 use e2e::program::{Program, RESTICS, mover};
 use e2e::proxy::{Fault, Proxy};
 use e2e::tree::{assert_same, difficult, random};
-use repository::stop::Stop;
-use repository::store::s3::{S3Options, S3Store};
+use repository::object::{Object, ObjectKind};
+use repository::store::{AsOf, PutMode, Store, StoreErrorKind, late};
 use tempfile::{TempDir, tempdir};
 
 fn source() -> (TempDir, String) {
@@ -62,14 +62,24 @@ fn over_https_with_a_ca_of_ones_own() {
 #[test]
 fn the_store_conforms() {
     let minio = Minio::start();
-    repository::store::conformance::run(&store(&minio.endpoint(), "conformance"));
+    repository::store::conformance::run(&minio.store("conformance"));
 }
 
-fn store(endpoint: &str, prefix: &str) -> S3Store {
-    // The chain reads the environment; nothing else in this process does.
-    let options =
-        S3Options { bucket: "bucket".to_owned(), prefix: prefix.to_owned(), endpoint: Some(endpoint.to_owned()), ..S3Options::default() };
-    S3Store::with_static_credentials(options, Stop::default(), e2e::minio::ACCESS_KEY, e2e::minio::SECRET_KEY).unwrap()
+/// A prune beside backups rests on it.
+#[test]
+fn what_was_signed_long_ago_is_refused() {
+    let minio = Minio::start();
+    let store = minio.store("late");
+    let now = jiff::Timestamp::now();
+    assert!(late::is_refused(&store, now).unwrap());
+    assert_eq!(minio.objects("late"), 0);
+    // A moment ago is soon enough.
+    let object = Object::content_named(ObjectKind::Index, vec![7; 3 << 20].into());
+    let minutes = |count: u64| AsOf::Then(now - Duration::from_secs(60 * count));
+    store.put_as_of(&object, PutMode::Replace, minutes(5)).unwrap();
+    assert_eq!(store.delete_as_of(&object.name, minutes(20)).unwrap_err().kind, StoreErrorKind::ClockSkew);
+    store.delete_as_of(&object.name, minutes(5)).unwrap();
+    assert_eq!(minio.objects("late"), 0);
 }
 
 #[test]

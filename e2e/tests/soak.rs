@@ -130,7 +130,7 @@ fn whatever_comes_everything_visible_restores() {
         mover.ok(&["forget", "--remove-last", snapshot["id"].as_str().unwrap()]);
     }
     mover.ok(&["prune", "--allow-empty"]);
-    for folder in ["data", "index", "snapshots", "locks", "x-estiba"] {
+    for folder in ["data", "index", "snapshots", "locks", "x-estiba/condemned", "x-estiba/resume"] {
         assert_eq!(world.minio.objects(&format!("soak/{folder}")), 0, "{folder}");
     }
 }

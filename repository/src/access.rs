@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock};
+use crate::error::Error;
 use crate::lock::{HeldSlot, Identity};
 use crate::stop::Stop;
 use crate::store::Store;
@@ -11,6 +12,9 @@ use crate::store::count::{Counters, Counting};
 use crate::store::guard::Guarded;
 use crate::store::retry::{OnRetry, RetryPolicy, Retrying};
 use crate::store::throttle::Throttled;
+
+/// Told of a wait for others.
+pub type OnLocked = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
 
 /// Everything a repository needs from outside.
 pub struct Access {
@@ -28,6 +32,8 @@ pub struct Access {
     pub retry: RetryPolicy,
     /// Told of each wait.
     pub on_retry: OnRetry,
+    /// Told once of each wait for others who hold a lock, and for how long it may last.
+    pub on_locked: OnLocked,
     /// Bytes a second to the store.
     pub limit_up: Option<u64>,
     /// Bytes a second from the store.
@@ -55,6 +61,7 @@ impl Access {
             identity,
             retry: RetryPolicy::DEFAULT,
             on_retry: Arc::new(|_, _| {}),
+            on_locked: Arc::new(|_, _| {}),
             limit_up: None,
             limit_down: None,
         }

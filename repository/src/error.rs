@@ -167,7 +167,7 @@ impl Error {
             Self::Damaged { .. } => "run `mover check --read-data` to see what else is; snapshots that do not need it still restore",
             Self::MissingBlob { .. } => "run `mover check` to see which snapshots need it; others still restore",
             Self::Locked { .. } => {
-                "wait with --retry-lock 10m; if nobody works there any more, `mover unlock` removes locks that were left behind"
+                "wait with --retry-lock 10m, or read at once with --no-lock; if nobody works there any more, `mover unlock` removes locks that were left behind"
             }
             Self::NoSuchSnapshot { .. } => "`mover snapshots` lists what there is",
             Self::AmbiguousSnapshot { .. } => "give more digits of the id",

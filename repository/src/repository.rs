@@ -1,10 +1,11 @@
 //! The handle others hold: an open repository, its key, its store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::access::{Access, Stack};
+use crate::access::{Access, OnLocked, Stack};
 use crate::clock::Clock;
 use crate::crypto::kdf::Cost;
 use crate::crypto::{MasterKey, random};
@@ -39,6 +40,7 @@ pub struct Repository {
     clock: Arc<dyn Clock>,
     stop: Stop,
     identity: Identity,
+    on_locked: OnLocked,
 }
 
 impl std::fmt::Debug for Repository {
@@ -128,6 +130,7 @@ impl Repository {
             clock: access.clock.clone(),
             stop: access.stop.clone(),
             identity: access.identity.clone(),
+            on_locked: access.on_locked.clone(),
         }
     }
 
@@ -192,6 +195,11 @@ impl Repository {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// It waits for others, so long at most.
+    pub(crate) fn waits(&self, why: &Error, most: Duration) {
+        (self.on_locked)(why, most);
     }
 
     /// From now on this lock stands behind index and snapshot writes; or none.

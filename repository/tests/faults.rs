@@ -39,7 +39,7 @@ const COMMANDS: [Command; 7] = [
     ("prune", 2, |repository, _| {
         let shares = common::shares();
         let options = Options { max_unused: MaxUnused::Bytes(0), max_repack_bytes: u64::MAX, shares, batch_blobs: 15, may_empty: false };
-        prune::run(repository, &options, Way::of(repository.store())?, Duration::ZERO, common::UNWATCHED).map(drop)
+        prune::run(repository, &options, Way::of(repository)?, Duration::ZERO, common::UNWATCHED).map(drop)
     }),
     ("repair index", 2, |repository, _| {
         let lock = Lock::acquire(repository, LockMode::Exclusive, Duration::ZERO)?;

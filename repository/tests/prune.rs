@@ -41,7 +41,7 @@ fn prune(store: &(impl Store + Clone + 'static), max_unused: MaxUnused) -> repos
         repacked.fetch_add(bytes, Ordering::Relaxed);
     };
     let watch = Watch { on_planned: &|_| {}, on_repacked: &on_repacked };
-    let way = Way::of(repository.store())?;
+    let way = Way::of(&repository)?;
     let Outcome { planned, removed, waiting } = prune::run(&repository, &options(max_unused), way, Duration::ZERO, watch)?;
     assert_eq!((repacked.into_inner(), removed, waiting), (planned.packs.repacked(), planned.goes(), None));
     Ok(planned)

@@ -8,7 +8,7 @@
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -30,8 +30,10 @@ use repository::{Error, Repository, parallel};
 const FILES: u64 = 8;
 /// Longer than a lock is left alone.
 const SLEEP: Duration = Duration::from_secs(31 * 60);
-/// Of the many cases of three runs, so many.
+/// Of the many cases of three runs, so many; all with `ESTIBA_ALL_RACES` in the environment.
 const OF_THREE: usize = 600;
+/// And of those of two that take turns.
+const OF_TURNS: usize = 1000;
 
 /// A repository with a clock of its own.
 #[derive(Clone)]
@@ -121,7 +123,6 @@ fn forget_all(repository: &Arc<Repository>) -> repository::Result<()> {
 fn pruned(repository: &Arc<Repository>) -> repository::Result<Outcome> {
     let shares = common::shares();
     let options = Options { max_unused: MaxUnused::Bytes(0), max_repack_bytes: u64::MAX, shares, batch_blobs: 15, may_empty: true };
-    assert_eq!(Way::of(repository.store())?, Way::Beside);
     prune::run(repository, &options, Way::Beside, Duration::ZERO, common::UNWATCHED)
 }
 
@@ -219,9 +220,6 @@ impl Store for Interrupted {
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
-    }
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        self.inner.refuses_late()
     }
 }
 
@@ -376,7 +374,94 @@ fn one_that_sleeps_too_long() {
     assert!(refused > cases.len() / 3, "{refused}");
 }
 
-/// One is interrupted by one that is interrupted by a third. Some of all cases, chosen by a seed.
+/// Closed until somebody opens it, for good.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |is_open| !*is_open).unwrap());
+    }
+}
+
+/// One comes to a request, then the other one to one of its own; the first goes on to its end, then the second.
+#[test]
+fn two_that_take_turns() {
+    let world = World::new();
+    let pairs = [
+        (PRUNE, PRUNE),
+        (PRUNE, FORGET_AND_PRUNE),
+        (FORGET_AND_PRUNE, PRUNE),
+        (FORGET_AND_PRUNE, BACKUP),
+        (BACKUP, FORGET_AND_PRUNE),
+        (PRUNE, BACKUP),
+        (PRUNE, READ),
+        (READ, PRUNE),
+        (BACKUP, TAG),
+    ];
+    let mut cases = Vec::new();
+    for (first, second) in pairs {
+        let (of_first, of_second) = (requests(&world, first), requests(&world, second));
+        cases.extend((1..=of_first).flat_map(|at| (1..=of_second).map(move |then| (first, second, at, then))));
+    }
+    let chosen = some_of(&cases, OF_TURNS);
+    let case = |(): &mut (), &(first, second, at, then): &(Actor, Actor, usize, usize)| {
+        let world = world.copy();
+        let [second_waits, first_is_over] = [Gate::default(), Gate::default()];
+        let (result, second_result) = std::thread::scope(|scope| {
+            let (begin_tx, begin_rx) = std::sync::mpsc::channel::<()>();
+            let other = {
+                let (world, waits, over) = (world.clone(), second_waits.clone(), first_is_over.clone());
+                scope.spawn(move || {
+                    begin_rx.recv().ok()?;
+                    let happens = {
+                        let waits = waits.clone();
+                        move |_: &ManualClock| {
+                            waits.open();
+                            over.wait();
+                            Then::GoOn
+                        }
+                    };
+                    let (_, result) = run(&world, second, then, happens);
+                    waits.open();
+                    Some(result)
+                })
+            };
+            let happens = move |_: &ManualClock| {
+                begin_tx.send(()).unwrap();
+                second_waits.wait();
+                Then::GoOn
+            };
+            let (_, result) = run(&world, first, at, happens);
+            first_is_over.open();
+            (result, other.join().unwrap())
+        });
+        let case = format!("{} to request {at}, {} to {then}: {result:?}, {second_result:?}", first.0, second.0);
+        assert!(is_fair(first, &result) && second_result.as_ref().is_none_or(|result| is_fair(second, result)), "{case}");
+        world.judge(&case);
+        Ok(())
+    };
+    parallel::each(4, &chosen, || (), case).unwrap();
+    println!("{} of {} cases", chosen.len(), cases.len());
+}
+
+/// Some of all cases, chosen by a seed.
+fn some_of<T: Copy>(cases: &[T], count: usize) -> Vec<T> {
+    let mut dice = 1_u64;
+    let next = |_| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        cases[(dice >> 33) as usize % cases.len()]
+    };
+    let count = if std::env::var_os("ESTIBA_ALL_RACES").is_some() { return cases.to_vec() } else { count };
+    (0..count).map(next).collect()
+}
+
+/// One is interrupted by one that is interrupted by a third.
 #[test]
 fn three_that_meet() {
     let world = World::new();
@@ -393,14 +478,7 @@ fn three_that_meet() {
         let (outer, inner) = (requests(&world, first), requests(&world, second));
         cases.extend((1..=outer).flat_map(|at| (1..=inner).map(move |within| (first, second, third, at, within))));
     }
-    let all = cases.len();
-    let mut dice = 1_u64;
-    let chosen: Vec<_> = (0..OF_THREE)
-        .map(|_| {
-            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            cases[(dice >> 33) as usize % all]
-        })
-        .collect();
+    let chosen = some_of(&cases, OF_THREE);
     let case = |(): &mut (), &(first, second, third, at, within): &(Actor, Actor, Actor, usize, usize)| {
         let (world, results) = (world.copy(), Arc::new(Mutex::new(Vec::new())));
         let happens = {
@@ -429,5 +507,5 @@ fn three_that_meet() {
         Ok(())
     };
     parallel::each(4, &chosen, || (), case).unwrap();
-    println!("{} of {all} cases", chosen.len());
+    println!("{} of {} cases", chosen.len(), cases.len());
 }

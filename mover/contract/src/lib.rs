@@ -39,6 +39,8 @@ pub enum Line {
     Item(Item),
     /// A request that failed and is tried again.
     Retry(Retry),
+    /// Others are at work, and are waited for.
+    Waiting(Waiting),
     /// The end of a backup.
     BackupSummary(BackupSummary),
     /// The end of a restore.
@@ -137,6 +139,15 @@ pub enum Severity {
     Error,
     /// Worth knowing.
     Warning,
+}
+
+/// Others are at work, and are waited for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Who holds which lock.
+    pub problem: String,
+    /// Then the command ends with exit code 11, or leaves what it cannot do.
+    pub seconds_at_most: f64,
 }
 
 /// A request that is tried again.

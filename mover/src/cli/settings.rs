@@ -31,6 +31,7 @@ pub(crate) struct Settings {
     global: Global,
     pub(crate) shares: Shares,
     pub(crate) retry_lock: Duration,
+    pub(crate) no_lock: bool,
     pub(crate) report: Arc<Report>,
     pub(crate) stop: Stop,
 }
@@ -39,8 +40,8 @@ impl Settings {
     pub(crate) fn new(global: Global, report: Arc<Report>, stop: Stop) -> Result<Self, CommandError> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shares = Shares::of(global.memory.0, cores).map_err(|error| CommandError::usage(format!("--memory: {error}")))?;
-        let retry_lock = global.retry_lock.0;
-        Ok(Self { global, shares, retry_lock, report, stop })
+        let (retry_lock, no_lock) = (global.retry_lock.0, global.no_lock);
+        Ok(Self { global, shares, retry_lock, no_lock, report, stop })
     }
 
     /// How much is said.
@@ -60,11 +61,12 @@ impl Settings {
 
     fn access_to(&self, place: &Place<'_>) -> Result<Access, CommandError> {
         let [store, cleanup] = self.stores(place)?;
-        let report = self.report.clone();
+        let [report, waiting] = [self.report.clone(), self.report.clone()];
         Ok(Access {
             cleanup,
             stop: self.stop.clone(),
             on_retry: Arc::new(move |error, wait| report.retry(&error.to_string(), wait)),
+            on_locked: Arc::new(move |why, most| waiting.waits(&why.to_string(), most)),
             limit_up: self.global.limit_upload.map(|rate| rate.0),
             limit_down: self.global.limit_download.map(|rate| rate.0),
             ..Access::new(store, Identity::new(hostname(), username()))

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use contract::{CheckSummary, ExitCode, Line, Severity};
 use repository::check::{self, Counts, ReadData};
-use repository::format::lock::LockMode;
-use repository::lock::Lock;
 
+use super::reading;
 use crate::cli::args::Check;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -20,7 +19,7 @@ pub(super) fn run(settings: &Settings, args: &Check) -> Result<ExitCode, Command
         (false, None) => ReadData::No,
     };
     let repository = settings.open()?;
-    let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
+    let (lock, ()) = reading(settings, &repository, || Ok(()))?;
     let (report, counts) = (&settings.report, Counts::default());
     let on_finding = |finding: check::Finding| {
         let severity = match finding.severity {

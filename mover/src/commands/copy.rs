@@ -6,7 +6,7 @@ use repository::format::lock::LockMode;
 use repository::lock::Lock;
 use repository::write::WriteMode;
 
-use super::snapshots;
+use super::{reading, snapshots};
 use crate::cli::args::Copy;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -19,7 +19,7 @@ pub(super) fn run(settings: &Settings, args: Copy) -> Result<ExitCode, CommandEr
     if from.config().id == to.config().id {
         return Err(CommandError::usage("that is one repository, or a copy of its files: there is nothing to copy"));
     }
-    let read = Lock::acquire(&from, LockMode::Shared, settings.retry_lock)?;
+    let (read, ()) = reading(settings, &from, || Ok(()))?;
     let write = Lock::acquire(&to, LockMode::Shared, settings.retry_lock)?;
     let wanted = snapshots::chosen(&from, args.chosen)?;
     let mode = if args.dry_run { WriteMode::DryRun } else { WriteMode::Store };

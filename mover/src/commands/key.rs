@@ -7,6 +7,7 @@ use repository::format::lock::LockMode;
 use repository::id::ObjectId;
 use repository::lock::Lock;
 
+use super::reading;
 use super::snapshots::table;
 use crate::cli::args::KeyAction;
 use crate::cli::exit::CommandError;
@@ -16,11 +17,11 @@ use crate::report::Output;
 pub(super) fn run(settings: &Settings, action: KeyAction) -> Result<ExitCode, CommandError> {
     let repository = settings.open()?;
     // As restic: whoever removes a key must be alone.
-    let mode = match action {
-        KeyAction::List | KeyAction::Add { .. } => LockMode::Shared,
-        KeyAction::Remove { .. } | KeyAction::Passwd { .. } => LockMode::Exclusive,
+    let lock = match action {
+        KeyAction::List => reading(settings, &repository, || Ok(()))?.0,
+        KeyAction::Add { .. } => Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?,
+        KeyAction::Remove { .. } | KeyAction::Passwd { .. } => Lock::acquire(&repository, LockMode::Exclusive, settings.retry_lock)?,
     };
-    let lock = Lock::acquire(&repository, mode, settings.retry_lock)?;
     let text = match action {
         KeyAction::List => list(settings, &repository)?,
         KeyAction::Add { new_password_file } => {

@@ -38,6 +38,9 @@ use crate::cli::settings::Settings;
 use crate::cli::values::TimePoint;
 
 pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, CommandError> {
+    if settings.no_lock && !may_go_without_lock(&command) {
+        return Err(CommandError::usage("--no-lock goes with commands that only read; this one would write"));
+    }
     match command {
         Command::Init { if_missing, copy_chunker_params, from } => {
             if from.from_repository.is_some() && !copy_chunker_params {
@@ -71,6 +74,34 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
     }
 }
 
+fn may_go_without_lock(command: &Command) -> bool {
+    match command {
+        Command::Restore(_)
+        | Command::Snapshots(_)
+        | Command::Ls(_)
+        | Command::Find(_)
+        | Command::Diff(_)
+        | Command::Stats(_)
+        | Command::Dump(_)
+        | Command::Check(_)
+        | Command::Verify(_)
+        | Command::Copy(_)
+        | Command::Prune(args::Prune { dry_run: true, .. })
+        | Command::Key(args::Key { action: args::KeyAction::List })
+        | Command::Completions { .. }
+        | Command::Man { .. } => true,
+        Command::Init { .. }
+        | Command::Backup(_)
+        | Command::Forget(_)
+        | Command::Prune(_)
+        | Command::Repair(_)
+        | Command::Rewrite(_)
+        | Command::Tag(_)
+        | Command::Key(_)
+        | Command::Unlock(_) => false,
+    }
+}
+
 fn filter(args: args::Filter, before: Option<TimePoint>) -> Filter {
     Filter { host: args.host, paths: args.paths, tags: args.tags, before: before.map(|time| time.0) }
 }
@@ -95,9 +126,21 @@ fn open(settings: &Settings, wanted: &str, latest: args::Latest) -> Result<Opene
 fn open_with<T: Send>(settings: &Settings, find: impl Fn(&Repository) -> repository::Result<T> + Sync) -> Result<Opened<T>, CommandError> {
     let repository = settings.open()?;
     // Snapshots before the index: what they need was stored before them.
-    let read = |_: &_| Ok((find(&repository)?, Arc::new(Index::load(&repository, settings.shares.index_bytes)?)));
-    let (lock, (stored, index)) = Lock::acquire_and(&repository, LockMode::Shared, settings.retry_lock, read)?;
+    let read = || Ok((find(&repository)?, Arc::new(Index::load(&repository, settings.shares.index_bytes)?)));
+    let (lock, (stored, index)) = reading(settings, &repository, read)?;
     Ok(Opened { repository, lock, stored, index })
+}
+
+/// The lock of whoever only reads, and what is read as soon as it is written; or without one, if that was asked for.
+fn reading<T: Send>(
+    settings: &Settings,
+    repository: &Arc<Repository>,
+    read: impl Fn() -> repository::Result<T> + Sync,
+) -> repository::Result<(Lock, T)> {
+    if settings.no_lock {
+        return Ok((Lock::none(repository), read()?));
+    }
+    Lock::acquire_and(repository, LockMode::Shared, settings.retry_lock, |_| read())
 }
 
 /// `SNAPSHOT:PATH`.

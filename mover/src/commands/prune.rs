@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use contract::{ExitCode, Line, PruneSummary, Requests, Severity};
-use repository::format::lock::LockMode;
-use repository::lock::Lock;
 use repository::prune::{self, Options, Outcome, Planned, Watch, Way};
 
+use super::reading;
 use crate::cli::args::Prune;
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -28,13 +27,13 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
     let Outcome { planned, removed, waiting } = report.during(|| {
         if args.dry_run {
             // Looking alone is in nobody's way.
-            let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
+            let (lock, ()) = reading(settings, &repository, || Ok(()))?;
             let planned = prune::look(&repository, &options)?;
             lock.release()?;
             return Ok(Outcome { removed: planned.goes(), planned, waiting: None });
         }
         let watch = Watch { on_planned: &on_planned, on_repacked: &on_repacked };
-        prune::run(&repository, &options, Way::of(repository.store())?, settings.retry_lock, watch)
+        prune::run(&repository, &options, Way::of(&repository)?, settings.retry_lock, watch)
     })?;
     if planned.lost > 0 {
         let problem = format!("{} packs that the index named were not there; nothing needs them, but something removed them", planned.lost);

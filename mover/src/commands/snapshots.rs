@@ -4,12 +4,10 @@ use std::fmt::Write;
 
 use contract::ExitCode;
 use repository::Repository;
-use repository::format::lock::LockMode;
 use repository::id::ObjectId;
-use repository::lock::Lock;
 use repository::snapshots::{self, Filter, Stored};
 
-use super::{filter, shown_time};
+use super::{filter, reading, shown_time};
 use crate::cli::args::{self, Snapshots};
 use crate::cli::exit::CommandError;
 use crate::cli::settings::Settings;
@@ -17,8 +15,8 @@ use crate::report::{Output, human};
 
 pub(super) fn run(settings: &Settings, args: Snapshots) -> Result<ExitCode, CommandError> {
     let repository = settings.open()?;
-    let lock = Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?;
-    let mut found = repository.snapshots(&filter(args.filter, args.before))?;
+    let filter = filter(args.filter, args.before);
+    let (lock, mut found) = reading(settings, &repository, || repository.snapshots(&filter))?;
     lock.release()?;
     // The newest come last.
     found.truncate(found.len().saturating_sub(args.skip));

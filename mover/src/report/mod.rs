@@ -216,6 +216,17 @@ impl Report {
         }
     }
 
+    /// Others are at work, and are waited for.
+    pub(crate) fn waits(&self, problem: &str, most: Duration) {
+        match self.output {
+            Output::Json => {
+                self.line(&Line::Waiting(contract::Waiting { problem: problem.to_owned(), seconds_at_most: most.as_secs_f64() }));
+            }
+            Output::Quiet => {}
+            Output::Text | Output::Verbose => self.say(&format!("waiting, {} at most: {problem}", human::duration(most))),
+        }
+    }
+
     /// A line for people, on standard error, above the bar.
     pub(crate) fn say(&self, text: &str) {
         match &self.bar {

@@ -363,8 +363,12 @@ impl<'a> Reader<'a> {
         let run = objects::run_text(&self.uid, attempt.number);
         let newest: Vec<Line> = log.lines().rev().filter_map(|line| said_by(line, &run)).collect();
         let progress = newest.iter().find_map(|line| if let Line::Status(status) = line { Some(status.clone()) } else { None });
-        let trouble = newest.iter().find_map(|line| if let Line::Retry(retry) = line { Some(retry.problem.clone()) } else { None });
-        (progress, trouble.map(|problem| format!("the mover tries again: {problem}")))
+        let trouble = newest.iter().find_map(|line| match line {
+            Line::Retry(retry) => Some(format!("the mover tries again: {}", retry.problem)),
+            Line::Waiting(waiting) => Some(format!("the mover waits: {}", waiting.problem)),
+            _ => None,
+        });
+        (progress, trouble)
     }
 }
 

@@ -1,9 +1,9 @@
 //! A model of who keeps whom out of a repository, and of pruning beside writers: every order of steps of a few sessions, with a crash
 //! after any of them, is looked at, and in every state that is reached each visible snapshot must restore.
 //!
-//! What is built today is one of the configurations: the exclusive lock alone. The others are a protocol in which a prune needs no moment
-//! without writers; `docs/maintenance.md` says how far it is. Each rule of it can be left out, and then something must be found to be lost:
-//! a rule without which nothing is lost would be no rule.
+//! One of the configurations is the exclusive lock alone; the others are the prune that needs no moment without writers. `docs/maintenance.md`
+//! says what is built, and where it differs. Each rule can be left out, and then something must be found to be lost: a rule without which
+//! nothing is lost would be no rule.
 //!
 //! One step is one request to the store, which is strongly consistent. A session may stop for ever after any step, and its lock is taken
 //! away then; sessions of ours may also be paused and wake up after that. A guarded request (`repository/src/store/guard.rs`) is one step:

@@ -13,6 +13,10 @@ use crate::repository::Repository;
 
 /// Blobs of an index file: stock restic's own number.
 pub(crate) const BLOBS_A_FILE: usize = 50_000;
+/// A file of fewer blobs is small.
+const SMALL_FILE: usize = BLOBS_A_FILE / 2;
+/// So many small files are many.
+const MANY_FILES: usize = 8;
 
 /// Index files that went, and those that came in their place.
 #[derive(Debug, Default)]
@@ -21,7 +25,8 @@ pub(crate) struct Rewritten {
     pub(crate) new: Vec<ObjectName>,
 }
 
-/// Index files that name packs that do not stay, or that another one names too, are written again without them.
+/// Index files that name packs that do not stay, or that another one names too, are written again without them. Small ones are
+/// put together, where there are many.
 ///
 /// # Errors
 /// Those of the store, damaged files; what was done by then is whole.
@@ -29,6 +34,9 @@ pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: im
     let (mut old, mut next) = (Vec::new(), Files::new(repository));
     // Of lists that differ all stay: nobody knows which one is right.
     let mut named: HashSet<(PackId, [u8; 32])> = HashSet::new();
+    // Held back until it is known that they are many.
+    let mut small = Vec::new();
+    let mut are_many = false;
     for name in names {
         if repository.stop().is_stopped() {
             return Err(Error::Stopped);
@@ -36,14 +44,27 @@ pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: im
         let mut file = repository.index_file(&name)?;
         let count = file.packs.len();
         file.packs.retain(|pack| stays(pack) && named.insert((pack.id, sha256(&encode_header(&pack.blobs)))));
-        if file.packs.len() < count {
+        let is_small = file.packs.iter().map(|pack| pack.blobs.len()).sum::<usize>() < SMALL_FILE;
+        if file.packs.len() < count || is_small && are_many {
             old.push(name);
             file.packs.into_iter().try_for_each(|pack| next.add(pack))?;
+        } else if is_small {
+            small.push((name, file.packs));
+            are_many = small.len() == MANY_FILES;
+            for (name, packs) in small.drain(..if are_many { MANY_FILES } else { 0 }) {
+                old.push(name);
+                packs.into_iter().try_for_each(|pack| next.add(pack))?;
+            }
         }
     }
     let new = next.finish()?;
     old.iter().try_for_each(|name| repository.store().delete(name))?;
     Ok(Rewritten { old, new })
+}
+
+/// Whether so many blobs lie in far too many index files: each run writes one at least, and whoever opens the repository reads them all.
+pub(crate) const fn are_scattered(files: usize, blobs: usize) -> bool {
+    files > MANY_FILES + 2 * (blobs / SMALL_FILE)
 }
 
 /// First from the index, then from the store.

@@ -177,12 +177,16 @@ impl Lock {
     ) -> Result<(Self, T)> {
         let clock = repository.clock();
         let (start, began) = (clock.since_boot(), clock.now());
+        let mut is_told = false;
         let (held, value) = loop {
             match Self::try_acquire(repository, mode, began, &mut read) {
                 Err(error @ Error::Locked { is_fenced, .. }) => {
                     let patience = if is_fenced { retry.max(WAIT_FOR_FENCE) } else { retry };
                     if clock.since_boot() + RETRY_EVERY > start + patience {
                         return Err(error);
+                    }
+                    if !std::mem::replace(&mut is_told, true) {
+                        repository.waits(&error, patience);
                     }
                     if !clock.sleep(RETRY_EVERY, repository.stop()) {
                         return Err(Error::Stopped);
@@ -208,6 +212,12 @@ impl Lock {
         };
         let refresher = refresher.map_err(|error| Error::Refused(format!("cannot start a thread: {error}")))?;
         Ok((Self::hold(repository, held, Some((end_tx, refresher))), value))
+    }
+
+    /// No lock at all, for whoever only reads and may not write, or will not wait.
+    #[must_use]
+    pub fn none(repository: &Arc<Repository>) -> Self {
+        Self { repository: repository.clone(), held: None, refresher: None }
     }
 
     fn hold(repository: &Arc<Repository>, held: Arc<Held>, refresher: Option<Refresher>) -> Self {
@@ -294,7 +304,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::Locked`] with who honours none of them, or must be alone, or is no run of ours.
-    pub(crate) fn raise_fence(repository: &Arc<Repository>, lists: &HashSet<ObjectId>) -> Result<(Self, HashSet<ObjectId>)> {
+    pub fn raise_fence(repository: &Arc<Repository>, lists: &HashSet<ObjectId>) -> Result<(Self, HashSet<ObjectId>)> {
         let mut others = Others::default();
         others.look(repository)?;
         others.honoured(repository, lists)?;

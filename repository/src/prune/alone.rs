@@ -25,7 +25,7 @@ pub(super) fn run(repository: &Arc<Repository>, planned: &Planned, options: &Opt
     let Kept { packs: kept, mut damage } = keep_copies(repository, &survey.index, &going, options)?;
     let goes = |usage: &&Usage| !kept.contains(&usage.pack.id);
     let useless: Vec<PackId> = packs.remove.iter().filter(goes).map(|usage| usage.pack.id).collect();
-    if !useless.is_empty() || planned.twice > 0 {
+    if !useless.is_empty() || planned.is_index_untidy() {
         take_out(repository, threads, &useless)?;
     }
     let again: Vec<Usage> = packs.repack.iter().filter(goes).copied().collect();

@@ -33,6 +33,8 @@ const TRIES: usize = 3;
 const FENCES: usize = 100;
 /// Under a fence nothing is begun later than this after it was written; the guard ends all at ten minutes.
 const FENCE_TIME: Duration = Duration::from_secs(8 * 60);
+/// Packs that each thread removes before the time is looked at.
+const REMOVED_BETWEEN_LOOKS: usize = 16;
 /// Between two tries to raise a fence.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// Records of interrupted backups that nobody came back for.
@@ -73,11 +75,18 @@ fn attempt(repository: &Arc<Repository>, options: &Options, retry: Duration, wat
         }
     }
     lock.release()?;
-    let mut removed = Removed::default();
-    let done = remove_condemned(repository, &mut planned.survey, &mut removed, &kept, options, retry)?;
+    let is_untidy = planned.is_index_untidy();
+    let survey = &mut planned.survey;
+    let mut removal = Removal { repository, options, survey, kept: &kept, is_untidy, removed: Removed::default() };
+    let (ended, removed) = (removal.run(retry)?, removal.removed);
     repacked?;
     damage.map_or(Ok(()), Err)?;
-    Ok(done.map(|waiting| Outcome { planned, removed, waiting }))
+    let waiting = match ended {
+        Ended::OutOfDate => return Ok(None),
+        Ended::Waiting(waiting) => Some(waiting),
+        Ended::Done => None,
+    };
+    Ok(Some(Outcome { planned, removed, waiting }))
 }
 
 /// Packs that are to go, and hold copies of what is needed.
@@ -109,6 +118,18 @@ fn without_young(repository: &Repository, options: &Options, mut packs: Vec<Pack
     Ok(packs)
 }
 
+/// The second part: what is condemned goes.
+struct Removal<'a> {
+    repository: &'a Arc<Repository>,
+    options: &'a Options,
+    survey: &'a mut Survey,
+    /// They stay for the copies in them.
+    kept: &'a HashSet<PackId>,
+    /// The index is to be written again for its own sake.
+    is_untidy: bool,
+    removed: Removed,
+}
+
 /// What comes of a fence.
 enum Fenced {
     /// All that it could is done.
@@ -119,80 +140,85 @@ enum Fenced {
     OutOfDate,
 }
 
-/// Fence after fence, until no list is left or somebody does not honour one. The answer is what is left; `None`: the survey is out of date.
-fn remove_condemned(
-    repository: &Arc<Repository>,
-    survey: &mut Survey,
-    removed: &mut Removed,
-    kept: &HashSet<PackId>,
-    options: &Options,
-    retry: Duration,
-) -> Result<Option<Option<Waiting>>> {
-    let clock = repository.clock();
-    let start = clock.since_boot();
-    for _ in 0..FENCES {
-        let listed = Condemned::read(repository)?;
-        if listed.is_empty() {
-            return Ok(Some(None));
-        }
-        match Lock::raise_fence(repository, &listed.ids().collect()) {
-            Ok((fence, honoured)) => {
-                let fenced = under_fence(repository, &fence, &honoured, survey, removed, kept, options);
-                let released = fence.release();
-                match fenced? {
-                    Fenced::Done | Fenced::TimeUp => released?,
-                    Fenced::OutOfDate => return released.map(|()| None),
-                }
-            }
-            Err(Error::Locked { holders, .. }) => {
-                if clock.since_boot() + RETRY_EVERY > start + retry {
-                    let packs: Vec<PackId> = survey.unmarked(&listed.packs()).into_iter().collect();
-                    let sizes: Vec<u64> = packs.iter().filter_map(|pack| survey.stored.get(pack)).copied().collect();
-                    return Ok(Some(Some(Waiting { packs: sizes.len() as u64, bytes: sizes.iter().sum(), holders })));
-                }
-                if !clock.sleep(RETRY_EVERY, repository.stop()) {
-                    return Err(Error::Stopped);
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
+/// How it ended.
+enum Ended {
+    /// Nothing is left.
+    Done,
+    /// Lists are left that somebody does not honour.
+    Waiting(Waiting),
+    /// The survey is out of date.
+    OutOfDate,
 }
 
-fn under_fence(
-    repository: &Arc<Repository>,
-    fence: &Lock,
-    honoured: &HashSet<ObjectId>,
-    survey: &mut Survey,
-    removed: &mut Removed,
-    kept: &HashSet<PackId>,
-    options: &Options,
-) -> Result<Fenced> {
-    let threads = options.shares.uploads;
-    // Only now: whoever had a fence before may have taken lists away.
-    let all = Condemned::read(repository)?;
-    let avoid = all.packs();
-    let lists = all.only(honoured);
-    if !survey.catch_up(repository, options, &avoid)? {
-        return Ok(Fenced::OutOfDate);
-    }
-    let dead: HashSet<PackId> = survey.unmarked(&lists.packs()).difference(kept).copied().collect();
-    if !dead.is_empty() {
-        let names = repository.store().names(ObjectKind::Index)?;
-        let rewritten = rewrite(repository, names, |pack| !dead.contains(&pack.id))?;
-        survey.index.was_rewritten(&rewritten);
-    }
-    let there: Vec<PackId> = dead.into_iter().filter(|pack| survey.stored.contains_key(pack)).collect();
-    for some in there.chunks(threads.max(1) * 16) {
-        if fence.age() > FENCE_TIME {
-            return Ok(Fenced::TimeUp);
+impl Removal<'_> {
+    /// Fence after fence, until no list is left or somebody does not honour one.
+    fn run(&mut self, retry: Duration) -> Result<Ended> {
+        let (repository, clock) = (self.repository, self.repository.clock());
+        let start = clock.since_boot();
+        let mut is_told = false;
+        for _ in 0..FENCES {
+            let listed = Condemned::read(repository)?;
+            if listed.is_empty() && !self.is_untidy {
+                return Ok(Ended::Done);
+            }
+            match Lock::raise_fence(repository, &listed.ids().collect()) {
+                Ok((fence, honoured)) => {
+                    let fenced = self.under(&fence, &honoured);
+                    let released = fence.release();
+                    match fenced? {
+                        Fenced::Done | Fenced::TimeUp => released?,
+                        Fenced::OutOfDate => return released.map(|()| Ended::OutOfDate),
+                    }
+                }
+                // A tidy index is worth no waiting.
+                Err(Error::Locked { .. }) if listed.is_empty() => return Ok(Ended::Done),
+                Err(Error::Locked { holders, .. }) if clock.since_boot() + RETRY_EVERY > start + retry => {
+                    let packs = self.survey.unmarked(&listed.packs());
+                    let sizes: Vec<u64> = packs.iter().filter_map(|pack| self.survey.stored.get(pack)).copied().collect();
+                    return Ok(Ended::Waiting(Waiting { packs: sizes.len() as u64, bytes: sizes.iter().sum(), holders }));
+                }
+                Err(error @ Error::Locked { .. }) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        repository.waits(&error, retry);
+                    }
+                    if !clock.sleep(RETRY_EVERY, repository.stop()) {
+                        return Err(Error::Stopped);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
-        remove(repository, threads, some)?;
-        let bytes = some.iter().filter_map(|pack| survey.stored.remove(pack));
-        removed.bytes += bytes.sum::<u64>();
-        removed.packs += some.len() as u64;
+        Ok(Ended::OutOfDate)
     }
-    lists.remove(repository)?;
-    Ok(Fenced::Done)
+
+    fn under(&mut self, fence: &Lock, honoured: &HashSet<ObjectId>) -> Result<Fenced> {
+        let Self { repository, options, survey, kept, is_untidy, removed } = self;
+        // Only now: whoever had a fence before may have taken lists away.
+        let all = Condemned::read(repository)?;
+        let avoid = all.packs();
+        let lists = all.only(honoured);
+        if !survey.catch_up(repository, options, &avoid)? {
+            return Ok(Fenced::OutOfDate);
+        }
+        let dead: HashSet<PackId> = survey.unmarked(&lists.packs()).difference(kept).copied().collect();
+        if !dead.is_empty() || *is_untidy {
+            let names = repository.store().names(ObjectKind::Index)?;
+            let rewritten = rewrite(repository, names, |pack| !dead.contains(&pack.id))?;
+            survey.index.was_rewritten(&rewritten);
+            *is_untidy = false;
+        }
+        let there: Vec<PackId> = dead.into_iter().filter(|pack| survey.stored.contains_key(pack)).collect();
+        let threads = options.shares.uploads;
+        for some in there.chunks(threads.max(1) * REMOVED_BETWEEN_LOOKS) {
+            if fence.age() > FENCE_TIME {
+                return Ok(Fenced::TimeUp);
+            }
+            remove(repository, threads, some)?;
+            let bytes = some.iter().filter_map(|pack| survey.stored.remove(pack));
+            removed.bytes += bytes.sum::<u64>();
+            removed.packs += some.len() as u64;
+        }
+        lists.remove(repository)?;
+        Ok(Fenced::Done)
+    }
 }

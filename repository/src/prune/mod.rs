@@ -27,10 +27,11 @@ use crate::error::{Error, Result};
 use crate::format::lock::LockMode;
 use crate::id::PackId;
 use crate::index::Usage;
+use crate::index::rewrite::are_scattered;
 use crate::lock::Lock;
 use crate::read::RANGE;
 use crate::repository::Repository;
-use crate::store::Store;
+use crate::store::late;
 use crate::write::must_be_writable;
 
 /// Blobs of a batch.
@@ -93,15 +94,20 @@ impl Planned {
         // Copies of a pack lie in one other.
         let reads = again + self.packs.with_copies().count() as u64;
         let batches = batches(&self.packs.repack, options, |usage| usage.needed_blobs).count() as u64;
-        let passes = u64::from(!self.packs.remove.is_empty() || self.twice > 0) + batches;
+        let passes = u64::from(!self.packs.remove.is_empty() || self.is_index_untidy()) + batches;
         let files = passes * self.survey.index.files() as u64;
         (self.packs.repacked().div_ceil(options.shares.pack_bytes) + 1 + files, reads + files, self.goes().packs + files)
     }
 
     /// Whether there is nothing to do.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.packs.remove.is_empty() && self.packs.repack.is_empty() && self.orphans.is_empty() && self.twice == 0
+    pub fn is_empty(&self) -> bool {
+        self.packs.remove.is_empty() && self.packs.repack.is_empty() && self.orphans.is_empty() && !self.is_index_untidy()
+    }
+
+    /// Whether the index is to be written again for its own sake.
+    fn is_index_untidy(&self) -> bool {
+        self.twice > 0 || are_scattered(self.survey.index.files(), self.survey.index.len())
     }
 }
 
@@ -152,17 +158,17 @@ fn look_avoiding(repository: &Arc<Repository>, options: &Options, avoid: &HashSe
 pub enum Way {
     /// Under the exclusive lock: it waits until nobody is at work, and nobody begins before it has ended.
     Alone,
-    /// Beside backups; for stores that [refuse what is late](Store::refuses_late).
+    /// Beside backups; for stores that [refuse what is late](late::is_refused).
     Beside,
 }
 
 impl Way {
-    /// The way that fits a store.
+    /// The way that fits where it lies.
     ///
     /// # Errors
     /// Those of the store.
-    pub fn of(store: &dyn Store) -> Result<Self> {
-        Ok(if store.refuses_late()? { Self::Beside } else { Self::Alone })
+    pub fn of(repository: &Repository) -> Result<Self> {
+        Ok(if late::is_refused(repository.store(), repository.clock().now())? { Self::Beside } else { Self::Alone })
     }
 }
 

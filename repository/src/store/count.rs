@@ -94,8 +94,4 @@ impl<S: Store> Store for Counting<S> {
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
     }
-
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        self.inner.refuses_late()
-    }
 }

@@ -98,8 +98,4 @@ impl<S: Store> Store for Faulty<S> {
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
     }
-
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        self.inner.refuses_late()
-    }
 }

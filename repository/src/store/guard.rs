@@ -88,8 +88,4 @@ impl<S: Store> Store for Guarded<S> {
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
     }
-
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        self.inner.refuses_late()
-    }
 }

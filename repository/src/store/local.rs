@@ -191,11 +191,6 @@ impl Store for LocalStore {
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         Ok(true)
     }
-
-    /// Files have no signatures.
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        Ok(false)
-    }
 }
 
 fn absent_is_empty(result: io::Result<()>) -> io::Result<()> {

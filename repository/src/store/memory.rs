@@ -126,10 +126,6 @@ impl Store for MemoryStore {
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         Ok(true)
     }
-
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        Ok(self.clock.is_some())
-    }
 }
 
 impl MemoryStore {

@@ -14,6 +14,7 @@ pub mod count;
 #[cfg(any(test, feature = "test-support"))]
 pub mod faulty;
 pub mod guard;
+pub mod late;
 pub mod local;
 #[cfg(any(test, feature = "test-support"))]
 pub mod memory;
@@ -112,13 +113,6 @@ pub trait Store: Send + Sync + Debug {
     /// # Errors
     /// Any kind.
     fn creates_exclusively(&self) -> Result<bool, StoreError>;
-
-    /// Whether a change is refused that is [`AsOf`] a moment long ago, and lists show at once what was done: then nobody who
-    /// slept changes anything late, and a prune needs no moment in which nobody writes.
-    ///
-    /// # Errors
-    /// Any kind.
-    fn refuses_late(&self) -> Result<bool, StoreError>;
 }
 
 /// When a request counts as signed. Stores that know signatures refuse what was signed more than [`SIGNED_FOR`] ago.
@@ -269,7 +263,9 @@ impl StoreError {
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self.kind {
             StoreErrorKind::NoSuchPlace => "create the bucket or folder first, or check its name and the endpoint",
-            StoreErrorKind::Denied => "check the credentials, and that they allow get, put, list and delete under this prefix",
+            StoreErrorKind::Denied => {
+                "check the credentials, and that they allow get, put, list and delete under this prefix; where they allow only get and list, read with --no-lock"
+            }
             StoreErrorKind::Expired => "the credentials have expired: renew them",
             StoreErrorKind::ClockSkew => "set this machine's clock: the store refuses requests signed at another time",
             StoreErrorKind::Full => "make room there; what was stored before is untouched",
@@ -312,8 +308,5 @@ impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         (**self).creates_exclusively()
-    }
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        (**self).refuses_late()
     }
 }

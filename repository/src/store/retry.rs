@@ -136,10 +136,6 @@ impl<S: Store> Store for Retrying<S> {
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.run(|| self.inner.creates_exclusively())
     }
-
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        self.run(|| self.inner.refuses_late())
-    }
 }
 
 impl<S: Store> Retrying<S> {

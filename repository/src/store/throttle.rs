@@ -92,10 +92,6 @@ impl<S: Store> Store for Throttled<S> {
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
     }
-
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        self.inner.refuses_late()
-    }
 }
 
 #[cfg(test)]

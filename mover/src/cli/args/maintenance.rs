@@ -87,7 +87,7 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "It is refused while somebody works there, and others while it works (exit code 11), unless they wait with --retry-lock. One that was ended in the middle has lost nothing: the next one goes on.\n\nExample:\n  mover forget --keep-daily 7 && mover prune --max-unused 10% --dry-run"
+    after_help = "On S3 it works beside backups. What is to go is removed when nobody is at work any more who began before it was chosen; it says who that is, waits for them as long as --retry-lock says, and otherwise leaves it to the next prune.\nIn a local repository it is refused while somebody works there, and others while it works (exit code 11), unless they wait with --retry-lock. One that was ended in the middle has lost nothing: the next one goes on.\n\nExample:\n  mover forget --keep-daily 7 && mover prune --max-unused 10% --dry-run"
 )]
 pub(crate) struct Prune {
     /// What may stay though nothing needs it: a share of what is stored in the end, a size, or unlimited. Less costs more requests and traffic

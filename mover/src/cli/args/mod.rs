@@ -60,6 +60,9 @@ pub(crate) struct Global {
     /// Wait this long for others to release the repository
     #[arg(long, global = true, value_name = "TIME", default_value = "0s")]
     pub(crate) retry_lock: Span,
+    /// Read without a lock, where only reading is allowed, or a lock was left behind; what is pruned meanwhile may be missed
+    #[arg(long, global = true)]
+    pub(crate) no_lock: bool,
     /// Send at most this much a second
     #[arg(long, global = true, value_name = "SIZE")]
     pub(crate) limit_upload: Option<Rate>,

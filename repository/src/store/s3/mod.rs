@@ -58,8 +58,6 @@ const ATTEMPT_BASE: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 64 << 10;
 /// A transfer that brings nothing for this long is given up.
 const STALL: Duration = Duration::from_secs(20);
-/// What is signed so long before or after must be refused: [`SIGNED_FOR`](super::SIGNED_FOR), and clocks that differ by two minutes.
-const TOO_LATE: Duration = Duration::from_secs(18 * 60);
 
 /// A repository under a prefix of a bucket.
 #[derive(Clone)]
@@ -371,25 +369,5 @@ impl Store for S3Store {
         }
         let found = self.probe_create()?;
         Ok(*self.creates_exclusively.get_or_init(|| found))
-    }
-
-    fn refuses_late(&self) -> Result<bool, StoreError> {
-        let object = Object::named(ObjectName::new(ObjectKind::Probe, ObjectId(random())), Bytes::from_static(b"estiba"));
-        let is_listed = || Ok::<_, StoreError>(self.names(ObjectKind::Probe)?.contains(&object.name));
-        let now = jiff::Timestamp::now();
-        let was_refused = |result: Result<(), StoreError>| match result {
-            Ok(()) => Ok(false),
-            Err(error) if error.kind == StoreErrorKind::ClockSkew => Ok(true),
-            Err(error) => Err(error),
-        };
-        let put = |as_of| was_refused(self.put_if(&object, PutMode::Replace, AsOf::Then(as_of)));
-        let early_and_late = put(now - TOO_LATE)? && put(now + TOO_LATE)?;
-        let stayed_away = !is_listed()?;
-        self.put(&object, PutMode::Replace)?;
-        let came = is_listed()?;
-        let late_delete = was_refused(self.delete_as_of(&object.name, AsOf::Then(now - TOO_LATE)))?;
-        let stayed = is_listed()?;
-        self.delete(&object.name)?;
-        Ok(early_and_late && stayed_away && came && late_delete && stayed && !is_listed()?)
     }
 }
