@@ -239,12 +239,12 @@ fn whoever_only_reads_may_go_without_a_lock() {
     fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     assert_refused(&as_nobody(&place, &["snapshots"]), 1, "--no-lock");
     let target = place.text("target");
-    let whole = [&["snapshots"][..], &["check", "--read-data"], &["ls", "latest"], &["restore", "latest", &target, "--verify"]];
-    for command in whole {
+    let restore = ["restore", "latest:/shop/data/new", &target, "--verify"];
+    for command in [&["snapshots"][..], &["check", "--read-data"], &["ls", "latest"], &["verify", "latest"], &restore] {
         let ran = as_nobody(&place, &[command, &["--no-lock"]].concat());
         assert_eq!(ran.code, 0, "{ran:?}");
     }
-    assert_eq!(fs::read(place.path("target/grows")).unwrap(), b"grows and grows");
+    assert_eq!(fs::read(place.path("target/deep/er")).unwrap(), b"new");
     assert_eq!(place.locks(), 0);
     let mut running = place.mover.clone().arg("--limit-download").arg("1KiB").start(&["prune", "--max-unused", "0"]);
     e2e::eventually("its lock", || place.locks() == 1);

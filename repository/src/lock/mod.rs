@@ -359,7 +359,7 @@ impl Drop for Lock {
     }
 }
 
-/// For how long others are at work, at most; `None` if nobody is.
+/// For how long others of ours are at work, by their clocks; `None` if nobody is.
 pub(crate) fn oldest_other(repository: &Repository) -> Result<Option<Duration>> {
     let mut others = Others::default();
     others.look(repository)?;

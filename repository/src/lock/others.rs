@@ -12,11 +12,6 @@ use crate::object::{ObjectKind, ObjectName};
 use crate::repository::Repository;
 use crate::store::StoreErrorKind;
 
-/// Those who do not say when they began are taken to work for no longer than this.
-const LONGEST_WORK: Duration = Duration::from_secs(24 * 60 * 60);
-/// Their clock and ours; each at most two minutes off the store's.
-const CLOCKS_DIFFER_BY: Duration = Duration::from_secs(4 * 60);
-
 /// What was seen of other locks so far.
 #[derive(Debug, Default)]
 pub(super) struct Others {
@@ -93,15 +88,11 @@ impl Others {
         Err(Error::Locked { location: repository.store().location(), holders: holders.into_values().collect(), is_fenced })
     }
 
-    /// For how long the oldest of them is at work, at most.
+    /// For how long the oldest of those is at work who say when they began.
     pub(super) fn oldest(&self, repository: &Repository) -> Option<Duration> {
         let now = repository.clock().now();
-        let since = |file: Result<&LockFile, &str>| {
-            let began = file.ok().and_then(|file| file.estiba.as_ref()).map(|ours| ours.began);
-            let seconds = began.map(|began| now.duration_since(began).as_secs().unsigned_abs() + CLOCKS_DIFFER_BY.as_secs());
-            seconds.map_or(LONGEST_WORK, Duration::from_secs)
-        };
-        self.all(repository).map(|(_, file)| since(file)).max()
+        let began = self.all(repository).filter_map(|(_, file)| file.ok()?.estiba.as_ref().map(|ours| ours.began));
+        began.map(|began| now.duration_since(began).try_into().unwrap_or_default()).max()
     }
 
     /// Those of `lists` that every other run honours. A run does if any object of its lock says so.

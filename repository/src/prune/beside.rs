@@ -96,7 +96,7 @@ fn going(planned: &Planned, avoid: &HashSet<PackId>) -> Vec<Usage> {
     going
 }
 
-/// Without what those may be about to use who are at work.
+/// Without what those of ours may be about to use who are at work: it would only keep others from sharing it.
 fn without_young(repository: &Repository, options: &Options, mut packs: Vec<PackId>) -> Result<Vec<PackId>> {
     let Some(working_for) = oldest_other(repository)? else { return Ok(packs) };
     let young = Mutex::new(HashSet::new());
@@ -173,7 +173,10 @@ impl Removal<'_> {
                 // A tidy index is worth no waiting.
                 Err(Error::Locked { .. }) if listed.is_empty() => return Ok(Ended::Done),
                 Err(Error::Locked { holders, .. }) if clock.since_boot() + RETRY_EVERY > start + retry => {
-                    let packs = self.survey.unmarked(&listed.packs());
+                    // What was packed again is known to be so.
+                    let listed = listed.packs();
+                    self.survey.catch_up(repository, self.options, &listed)?;
+                    let packs = self.survey.unmarked(&listed);
                     let sizes: Vec<u64> = packs.iter().filter_map(|pack| self.survey.stored.get(pack)).copied().collect();
                     return Ok(Ended::Waiting(Waiting { packs: sizes.len() as u64, bytes: sizes.iter().sum(), holders }));
                 }

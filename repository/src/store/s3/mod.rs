@@ -122,6 +122,8 @@ impl S3Store {
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
                 .retry_config(RetryConfig::disabled())
                 .timeout_config(timeouts)
+                // Guarded requests are dated; nobody may date them anew, after a pause for instance (`store/guard.rs`).
+                .disable_clock_skew_correction(true)
                 .stalled_stream_protection(stalls)
                 .build();
             Client::from_conf(config)
