@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::minio::{ACCESS_KEY, Minio, SECRET_KEY};
+use crate::program::Program;
 
 /// Temporary credentials.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ pub struct Grants {
 impl Grants {
     /// Hands out credentials of `minio` that are said to last for `lifetime`.
     pub fn of(minio: &Minio, lifetime: Duration) -> Self {
-        let keys = temporary(minio);
+        let keys = temporary(minio, None);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let grants = Self { address: listener.local_addr().unwrap(), given: Arc::default(), ended: Arc::default() };
         let (given, ended) = (grants.given.clone(), grants.ended.clone());
@@ -62,8 +63,16 @@ impl Drop for Grants {
     }
 }
 
+/// The same program with credentials that may do no more than a policy says.
+#[must_use]
+pub fn restricted(program: Program, minio: &Minio, policy: &str) -> Program {
+    let keys = temporary(minio, Some(policy.to_owned()));
+    let program = program.env("AWS_ACCESS_KEY_ID", keys.access_key).env("AWS_SECRET_ACCESS_KEY", keys.secret_key);
+    program.env("AWS_SESSION_TOKEN", keys.token)
+}
+
 /// What MinIO's own token service gives.
-fn temporary(minio: &Minio) -> Keys {
+fn temporary(minio: &Minio, policy: Option<String>) -> Keys {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let keys = aws_sdk_sts::config::Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test");
@@ -73,7 +82,7 @@ fn temporary(minio: &Minio) -> Keys {
             .endpoint_url(minio.endpoint())
             .credentials_provider(keys)
             .build();
-        let role = aws_sdk_sts::Client::from_conf(config).assume_role().role_arn("arn:x").role_session_name("test");
+        let role = aws_sdk_sts::Client::from_conf(config).assume_role().role_arn("arn:x").role_session_name("test").set_policy(policy);
         // A server that has just started may not have its users ready.
         let mut tries = 0;
         let given = loop {

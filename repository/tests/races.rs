@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use repository::lock::{Lock, UnlockMode, unlock};
 use repository::object::{Object, ObjectKind, ObjectName};
 use repository::prune::{self, MaxUnused, Options, Outcome, Way};
 use repository::read::{BlobOpener, Trees};
+use repository::repair::{Mode, index};
 use repository::snapshots::Filter;
 use repository::store::memory::MemoryStore;
 use repository::store::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
@@ -107,6 +109,18 @@ const FORGET_AND_PRUNE: Actor = ("forget all and prune", |repository| {
 const FORGET: Actor = ("forget all", forget_all);
 const PRUNE: Actor = ("prune", |repository| pruned(repository).map(drop));
 const READ: Actor = ("read", read);
+/// As stock restic does it, of what was in the first run: it knows of no lists.
+const STOCK: Actor = ("stock backup", |repository| common::backup_under(LockMode::Shared, repository, FILES, 1).map(drop));
+/// After which packs are named again that a prune has begun to remove.
+const REPAIR: Actor = ("repair index", |repository| {
+    let lock = Lock::acquire(repository, LockMode::Exclusive, Duration::ZERO)?;
+    index::run(repository, Mode::Apply)?;
+    lock.release()
+});
+const REPAIR_AND_STOCK: Actor = ("repair index, and stock backup", |repository| {
+    REPAIR.1(repository)?;
+    STOCK.1(repository)
+});
 const TAG: Actor = ("tag", |repository| {
     let lock = Lock::acquire(repository, LockMode::Exclusive, Duration::ZERO)?;
     let all = repository.snapshots(&Filter::default())?;
@@ -120,10 +134,13 @@ fn forget_all(repository: &Arc<Repository>) -> repository::Result<()> {
     lock.release()
 }
 
-fn pruned(repository: &Arc<Repository>) -> repository::Result<Outcome> {
+fn options() -> Options {
     let shares = common::shares();
-    let options = Options { max_unused: MaxUnused::Bytes(0), max_repack_bytes: u64::MAX, shares, batch_blobs: 15, may_empty: true };
-    prune::run(repository, &options, Way::Beside, Duration::ZERO, common::UNWATCHED)
+    Options { max_unused: MaxUnused::Bytes(0), max_repack_bytes: u64::MAX, shares, batch_blobs: 15, may_empty: true }
+}
+
+fn pruned(repository: &Arc<Repository>) -> repository::Result<Outcome> {
+    prune::run(repository, &options(), Way::Beside, Duration::ZERO, common::UNWATCHED)
 }
 
 /// Restores the newest snapshot to nowhere. Whoever has begun misses nothing.
@@ -154,10 +171,22 @@ struct Interrupted {
 #[derive(Default)]
 struct Turn {
     requests: usize,
-    at: usize,
-    happens: Option<Box<dyn FnOnce() -> Then + Send>>,
+    /// By verb and kind.
+    of_kind: HashMap<(&'static str, ObjectKind), usize>,
+    events: Vec<(When, Event)>,
     is_dead: bool,
 }
+
+/// Before which request something happens.
+#[derive(Clone, Copy)]
+enum When {
+    /// The first is 1.
+    Request(usize),
+    /// The so-manyth of its kind.
+    Of(&'static str, ObjectKind, usize),
+}
+
+type Event = Box<dyn FnOnce() -> Then + Send>;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
@@ -166,21 +195,24 @@ enum Then {
 }
 
 impl Interrupted {
-    fn new(inner: MemoryStore, at: usize, happens: impl FnOnce() -> Then + Send + 'static) -> Arc<Self> {
-        Arc::new(Self { inner, turn: Mutex::new(Turn { at, happens: Some(Box::new(happens)), ..Turn::default() }) })
-    }
-
     fn step<T>(
         &self,
         verb: &'static str,
+        kind: ObjectKind,
         object: &impl ToString,
         request: impl FnOnce() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut turn = self.turn.lock().unwrap();
         turn.requests += 1;
-        if turn.requests == turn.at
-            && let Some(happens) = turn.happens.take()
-        {
+        let of_kind = turn.of_kind.entry((verb, kind)).or_default();
+        *of_kind += 1;
+        let (of_kind, requests) = (*of_kind, turn.requests);
+        let is_now = |when: &When| match *when {
+            When::Request(at) => at == requests,
+            When::Of(of, what, at) => (of, what, at) == (verb, kind, of_kind),
+        };
+        if let Some(position) = turn.events.iter().position(|(when, _)| is_now(when)) {
+            let (_, happens) = turn.events.remove(position);
             turn.is_dead = happens() == Then::Die;
         }
         if turn.is_dead {
@@ -201,19 +233,19 @@ impl Store for Interrupted {
         self.inner.location()
     }
     fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
-        self.step("write", &object.name, || self.inner.put_as_of(object, mode, as_of))
+        self.step("write", object.name.kind, &object.name, || self.inner.put_as_of(object, mode, as_of))
     }
     fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
-        self.step("read", name, || self.inner.read(name, range, into))
+        self.step("read", name.kind, name, || self.inner.read(name, range, into))
     }
     fn stat(&self, name: &ObjectName) -> Result<Stat, StoreError> {
-        self.step("stat", name, || self.inner.stat(name))
+        self.step("stat", name.kind, name, || self.inner.stat(name))
     }
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
-        self.step("list", &kind, || self.inner.list(kind, each))
+        self.step("list", kind, &kind, || self.inner.list(kind, each))
     }
     fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
-        self.step("delete", name, || self.inner.delete_as_of(name, as_of))
+        self.step("delete", name.kind, name, || self.inner.delete_as_of(name, as_of))
     }
     fn sweep(&self) -> Result<(), StoreError> {
         self.inner.sweep()
@@ -226,23 +258,28 @@ impl Store for Interrupted {
 /// Runs one, to whom something happens at some request; so many requests were made, and this came of it.
 fn run(
     world: &World,
-    (_, act): Actor,
+    actor: Actor,
     at: usize,
     happens: impl FnOnce(&ManualClock) -> Then + Send + 'static,
 ) -> (usize, repository::Result<()>) {
     let clock = Arc::new(Mutex::new(None::<Arc<ManualClock>>));
-    let happens = {
-        let clock = clock.clone();
-        move || happens(clock.lock().unwrap().as_ref().unwrap())
-    };
-    // Opening makes no requests that count.
-    let interrupted = Interrupted::new(world.store.clone(), usize::MAX, happens);
+    let own = clock.clone();
+    let event: Event = Box::new(move || happens(own.lock().unwrap().as_ref().unwrap()));
+    run_with(world, actor, vec![(When::Request(at), event)], &clock)
+}
+
+/// The same with several events. They learn the clock by which it lives.
+fn run_with(
+    world: &World,
+    (_, act): Actor,
+    events: Vec<(When, Event)>,
+    clock: &Mutex<Option<Arc<ManualClock>>>,
+) -> (usize, repository::Result<()>) {
+    let interrupted = Arc::new(Interrupted { inner: world.store.clone(), turn: Mutex::default() });
     let (repository, own) = world.come(interrupted.clone());
     *clock.lock().unwrap() = Some(own);
-    {
-        let mut turn = interrupted.turn.lock().unwrap();
-        (turn.requests, turn.at) = (0, at);
-    }
+    // What opening took does not count.
+    *interrupted.turn.lock().unwrap() = Turn { events, ..Turn::default() };
     let result = act(&repository);
     let requests = interrupted.turn.lock().unwrap().requests;
     (requests, result)
@@ -281,6 +318,10 @@ fn two_that_meet() {
         (TAG, FORGET_AND_PRUNE),
         (TAG, BACKUP),
         (FORGET, BACKUP),
+        (STOCK, FORGET_AND_PRUNE),
+        (FORGET_AND_PRUNE, STOCK),
+        (REPAIR, FORGET_AND_PRUNE),
+        (PRUNE, REPAIR),
     ];
     let cases: Vec<_> =
         pairs.iter().flat_map(|&(first, second)| (1..=requests(&world, first)).map(move |at| (first, second, at))).collect();
@@ -344,6 +385,7 @@ fn one_that_sleeps_too_long() {
         (FORGET_AND_PRUNE, BACKUP),
         (TAG, FORGET_AND_PRUNE),
         (FORGET, BACKUP),
+        (PRUNE, REPAIR_AND_STOCK),
     ];
     let cases: Vec<_> =
         pairs.iter().flat_map(|&(first, second)| (1..=requests(&world, first)).map(move |at| (first, second, at))).collect();
@@ -448,6 +490,129 @@ fn two_that_take_turns() {
     };
     parallel::each(4, &chosen, || (), case).unwrap();
     println!("{} of {} cases", chosen.len(), cases.len());
+}
+
+/// Of what was in the first run.
+const AGAIN: Actor = ("backup", |repository| common::backup(repository, FILES, 1).map(drop));
+
+/// A backup in a thread of its own, that stops before its snapshot until it may go.
+fn until_its_snapshot(world: &World, actor: Actor, waits: &Gate, goes: &Gate) -> std::thread::JoinHandle<repository::Result<()>> {
+    let (world, waits, goes) = (world.clone(), waits.clone(), goes.clone());
+    std::thread::spawn(move || {
+        let event: Event = Box::new(move || {
+            waits.open();
+            goes.wait();
+            Then::GoOn
+        });
+        run_with(&world, actor, vec![(When::Of("write", ObjectKind::Snapshot, 1), event)], &Mutex::default()).1
+    })
+}
+
+/// A prune that has chosen, and comes to its fence late: meanwhile a backup that began before made visible what needs a condemned pack,
+/// another prune kept that and took the list away, and all was forgotten. Whoever begins under the late fence finds no list,
+/// and relies on that pack.
+#[test]
+fn a_list_that_is_gone_condemns_nothing() {
+    let world = World::new();
+    let [first_waits, first_goes, second_waits, second_goes] = std::array::from_fn(|_| Gate::default());
+    let first = until_its_snapshot(&world, AGAIN, &first_waits, &first_goes);
+    first_waits.wait();
+    let before_its_fence: Event = {
+        let world = world.clone();
+        Box::new(move || {
+            first_goes.open();
+            first.join().unwrap().unwrap();
+            assert_eq!(pruned(&world.open()).unwrap().waiting, None);
+            assert_eq!(world.store.names(ObjectKind::Condemned).unwrap(), []);
+            forget_all(&world.open()).unwrap();
+            Then::GoOn
+        })
+    };
+    let second = Arc::new(Mutex::new(None));
+    let under_its_fence: Event = {
+        let (world, second, goes) = (world.clone(), second.clone(), second_goes.clone());
+        Box::new(move || {
+            *second.lock().unwrap() = Some(until_its_snapshot(&world, AGAIN, &second_waits, &goes));
+            second_waits.wait();
+            Then::GoOn
+        })
+    };
+    // The first lock is shared, the second is the fence; the first list of snapshots is for the look, the second is made under the fence.
+    let events =
+        vec![(When::Of("write", ObjectKind::Lock, 2), before_its_fence), (When::Of("list", ObjectKind::Snapshot, 2), under_its_fence)];
+    let (_, result) = run_with(&world, PRUNE, events, &Mutex::default());
+    second_goes.open();
+    let second = second.lock().unwrap().take().expect("it began under the fence");
+    second.join().unwrap().unwrap();
+    world.judge(&format!("a late prune: {result:?}"));
+}
+
+/// Somebody who knows of no lists comes between the look at the locks and the fence.
+#[test]
+fn whoever_comes_just_before_a_fence_is_seen() {
+    let world = World::new();
+    let [waits, goes] = std::array::from_fn(|_| Gate::default());
+    let stock = Arc::new(Mutex::new(None));
+    let before_the_fence: Event = {
+        let (world, stock, goes) = (world.clone(), stock.clone(), goes.clone());
+        Box::new(move || {
+            *stock.lock().unwrap() = Some(until_its_snapshot(&world, STOCK, &waits, &goes));
+            waits.wait();
+            Then::GoOn
+        })
+    };
+    let (_, result) = run_with(&world, PRUNE, vec![(When::Of("write", ObjectKind::Lock, 2), before_the_fence)], &Mutex::default());
+    result.unwrap();
+    assert_ne!(world.store.names(ObjectKind::Condemned).unwrap(), [], "it has waited for nobody");
+    goes.open();
+    stock.lock().unwrap().take().unwrap().join().unwrap().unwrap();
+    world.judge("a prune that was come before");
+}
+
+/// What lies there twice, and a prune by stock restic, which knows of no lists, while ours has chosen and has no lock: each may
+/// have chosen the other copy.
+#[test]
+fn a_stock_prune_in_between_takes_the_other_copy() {
+    const STOCK_PRUNE: Actor = ("stock prune", |repository| {
+        let read = |name: ObjectName| {
+            let mut body = Vec::new();
+            repository.store().read(&name, ReadRange::Whole { limit: 1 << 20 }, &mut body)?;
+            Ok::<_, StoreError>(Object::named(name, body.into()))
+        };
+        let names = repository.store().names(ObjectKind::Condemned)?;
+        let lists = names.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        prune::run(repository, &options(), Way::Alone, Duration::ZERO, common::UNWATCHED)?;
+        let lock = Lock::acquire(repository, LockMode::Shared, Duration::ZERO)?;
+        lists.iter().try_for_each(|list| repository.store().put(list, PutMode::Replace))?;
+        lock.release()
+    });
+    let world = World::new();
+    // The last run once more, by somebody who did not see it.
+    let index = world.store.names(ObjectKind::Index).unwrap();
+    let hidden: Vec<_> = index.into_iter().map(|name| (name, world.store.objects.lock().unwrap().remove(&name).unwrap())).collect();
+    common::backup(&world.open(), FILES, 3).unwrap();
+    world.store.objects.lock().unwrap().extend(hidden);
+    let cases: Vec<usize> = (0..4).flat_map(|_| 1..=requests(&world, PRUNE)).collect();
+    let both = AtomicUsize::new(0);
+    let case = |(): &mut (), &at: &usize| {
+        let (world, stock) = (world.copy(), Arc::new(Mutex::new(None)));
+        let happens = {
+            let (world, stock) = (world.clone(), stock.clone());
+            move |_: &ManualClock| {
+                *stock.lock().unwrap() = Some(run(&world, STOCK_PRUNE, usize::MAX, |_| Then::GoOn).1);
+                Then::GoOn
+            }
+        };
+        let (_, result) = run(&world, PRUNE, at, happens);
+        let stock = stock.lock().unwrap().take();
+        let case = format!("prune at request {at}: {result:?}, stock prune: {stock:?}");
+        both.fetch_add(usize::from(result.is_ok() && matches!(stock, Some(Ok(())))), Ordering::Relaxed);
+        world.judge(&case);
+        Ok(())
+    };
+    parallel::each(4, &cases, || (), case).unwrap();
+    println!("{} cases, in {} both did all they were to do", cases.len(), both.load(Ordering::Relaxed));
+    assert!(both.into_inner() > 20);
 }
 
 /// Some of all cases, chosen by a seed.

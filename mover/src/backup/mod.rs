@@ -41,6 +41,7 @@ use repository::read::Trees;
 use repository::resume::{Found, Source};
 use repository::retention::INCOMPLETE_TAG;
 use repository::snapshots::{Filter, Stored};
+use repository::store::StoreErrorKind;
 use repository::write::{Added, Verify, WriteMode, WriteOptions, Writer};
 use repository::{ErrorKind, Repository};
 
@@ -326,7 +327,13 @@ fn save(
     // Law 1. Packs, then index ..
     let (committed, added) = writer.finish()?;
     if let (true, Some(Resume { source, .. })) = (is_cut, &request.resume) {
-        repository.save_resume(source, tree, &committed)?;
+        match repository.save_resume(source, tree, &committed) {
+            // By credentials that may only add. What is stored is found again, though it is read once more.
+            Err(Error::Store(error)) if matches!(error.kind, StoreErrorKind::AlreadyExists | StoreErrorKind::Denied) => {
+                report.item(Path::new("resume record"), &format!("it stays as it was: {error}"), Severity::Warning);
+            }
+            saved => saved?,
+        }
         return if repository.stop().is_paused() { Err(Error::Paused) } else { Ok(Lap::Kept { tree, counts, added }) };
     }
     laps.finish(&counts, &added);

@@ -95,6 +95,7 @@ impl Settings {
                     Addressing::Path => Some(true),
                     Addressing::Host => Some(false),
                 };
+                options.create_only = s3.s3_create_only;
                 options.ca_bundle = s3.s3_ca.clone().or_else(|| env("AWS_CA_BUNDLE").map(PathBuf::from));
                 let store = S3Store::new(options, self.stop.clone()).map_err(CommandError::usage)?;
                 let cleanup = store.with_stop(Stop::default());

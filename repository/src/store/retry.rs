@@ -96,8 +96,10 @@ impl<S: Store> Store for Retrying<S> {
         self.run(|| {
             let result = self.inner.put_as_of(object, mode, as_of);
             match &result {
-                // An earlier try may have arrived though its answer did not.
-                Err(error) if tried && error.kind == StoreErrorKind::AlreadyExists && self.holds(object) => Ok(()),
+                // An earlier try may have arrived though its answer did not; and the same in its own place is no matter.
+                Err(error) if error.kind == StoreErrorKind::AlreadyExists && (tried || mode == PutMode::Replace) && self.holds(object) => {
+                    Ok(())
+                }
                 _ => {
                     tried = true;
                     result

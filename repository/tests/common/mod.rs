@@ -61,8 +61,13 @@ pub fn content(length: usize, seed: u64) -> Vec<u8> {
 
 /// One run: files of a directory tree as a snapshot, under a lock of its own.
 pub fn backup(repository: &Arc<Repository>, files: u64, seed: u64) -> repository::Result<ObjectId> {
+    backup_under(LockMode::Append, repository, files, seed)
+}
+
+/// Under a shared lock it is as stock restic's: it knows of no lists.
+pub fn backup_under(mode: LockMode, repository: &Arc<Repository>, files: u64, seed: u64) -> repository::Result<ObjectId> {
     let load = |avoid: &HashSet<PackId>| Index::load_without(repository, 1 << 30, avoid);
-    let (lock, index) = Lock::acquire_and(repository, LockMode::Append, Duration::ZERO, load)?;
+    let (lock, index) = Lock::acquire_and(repository, mode, Duration::ZERO, load)?;
     let index = Arc::new(index);
     let options = WriteOptions { shares: shares(), compression: Compression::Default, verify: Verify::Sealed, mode: WriteMode::Store };
     let writer = Writer::start(repository, &index, options)?;

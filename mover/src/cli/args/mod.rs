@@ -85,6 +85,9 @@ pub(crate) struct S3 {
     /// How the bucket is named in requests
     #[arg(long, global = true, value_enum, default_value = "auto")]
     pub(crate) s3_addressing: Addressing,
+    /// Write only where nothing is (`If-None-Match: *`), for credentials that may do no more: docs/immutable.md
+    #[arg(long, global = true, env = "MOVER_S3_CREATE_ONLY")]
+    pub(crate) s3_create_only: bool,
     /// PEM file of certificates to trust beside the system's [env: AWS_CA_BUNDLE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) s3_ca: Option<PathBuf>,

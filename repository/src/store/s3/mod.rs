@@ -48,6 +48,8 @@ pub struct S3Options {
     pub path_style: Option<bool>,
     /// PEM file of certificates to trust beside the system's.
     pub ca_bundle: Option<PathBuf>,
+    /// Every write is made only if nothing is there: for credentials that may do no more.
+    pub create_only: bool,
 }
 
 /// Time to connect.
@@ -266,6 +268,9 @@ impl Store for S3Store {
     }
 
     fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
+        if self.options.create_only {
+            return self.put_if(object, PutMode::CreateNew, as_of);
+        }
         if mode == PutMode::CreateNew && !self.creates_exclusively()? {
             // The server would ignore the condition. Looking first leaves a moment for a rival, which the caller must
             // resolve by reading back.
