@@ -94,6 +94,12 @@ impl Minio {
         format!("s3:{}/bucket/{prefix}", self.endpoint())
     }
 
+    /// The bucket is gone, with all that is in it.
+    pub fn lose_bucket(&self) {
+        // Whoever writes there meanwhile makes folders again.
+        while std::fs::remove_dir_all(self.data.path().join("bucket")).is_err() {}
+    }
+
     /// How many objects there are below a path.
     pub fn objects(&self, path: &str) -> usize {
         fn count(folder: &Path) -> usize {

@@ -238,6 +238,7 @@ fn whoever_only_reads_may_go_without_a_lock() {
     assert!(Command::new("chmod").args(["-R", "a+rX", &place.text("repository")]).status().unwrap().success());
     fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     assert_refused(&as_nobody(&place, &["snapshots"]), 1, "--no-lock");
+    assert_refused(&as_nobody(&place, &["backup", &place.text("source")]), 1, "cannot write locks/");
     let target = place.text("target");
     let restore = ["restore", "latest:/shop/data/new", &target, "--verify"];
     for command in [&["snapshots"][..], &["check", "--read-data"], &["ls", "latest"], &["verify", "latest"], &restore] {

@@ -65,6 +65,24 @@ fn the_store_conforms() {
     repository::store::conformance::run(&minio.store("conformance"));
 }
 
+#[test]
+fn a_bucket_that_goes_under_way_is_said_at_once() {
+    let (_dir, source) = source();
+    let minio = Minio::start();
+    let mover = minio.mover("r");
+    mover.ok(&["init"]);
+    let mut running = mover.start(&["backup", &source, "--limit-upload", "4MiB"]);
+    e2e::eventually("a pack", || minio.objects("r/data") > 0);
+    minio.lose_bucket();
+    let start = std::time::Instant::now();
+    assert!(running.child().try_wait().unwrap().is_none());
+    let ran = running.wait();
+    assert!(ran.code == 1 && ran.stderr.contains("create the bucket"), "{ran:?}");
+    assert!(start.elapsed() < Duration::from_secs(30), "it took {:?}", start.elapsed());
+    let gone = mover.run(&["snapshots"]);
+    assert!(gone.code == 1 && gone.stderr.contains("create the bucket"), "{gone:?}");
+}
+
 /// A prune beside backups rests on it.
 #[test]
 fn what_was_signed_long_ago_is_refused() {
