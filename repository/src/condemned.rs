@@ -50,13 +50,11 @@ impl Condemned {
     }
 
     /// Writes lists of these packs.
-    pub(crate) fn write(repository: &Repository, packs: &[PackId]) -> Result<Self> {
-        let mut lists = BTreeMap::new();
-        for packs in packs.chunks(PACKS_A_LIST) {
+    pub(crate) fn write(repository: &Repository, packs: &[PackId]) -> Result<()> {
+        packs.chunks(PACKS_A_LIST).try_for_each(|packs| {
             let json = serde_json::to_vec(&List { packs: packs.to_vec() }).expect("ids always serialise");
-            lists.insert(repository.save_unpacked(ObjectKind::Condemned, json)?, Some(packs.to_vec()));
-        }
-        Ok(Self { lists })
+            repository.save_unpacked(ObjectKind::Condemned, json).map(drop)
+        })
     }
 
     /// Those of these lists.
@@ -65,19 +63,14 @@ impl Condemned {
         self
     }
 
-    /// All lists.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = ObjectId> {
-        self.lists.keys().copied()
+    /// The ids of all lists that are there.
+    pub(crate) fn ids(repository: &Repository) -> Result<HashSet<ObjectId>> {
+        Ok(repository.store().names(ObjectKind::Condemned)?.into_iter().map(|name| name.id).collect())
     }
 
     /// Those that can be honoured.
     pub(crate) fn readable(&self) -> Vec<ObjectId> {
         self.lists.iter().filter(|(_, list)| list.is_some()).map(|(id, _)| *id).collect()
-    }
-
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lists.is_empty()
     }
 
     /// All packs that they name.
@@ -87,6 +80,6 @@ impl Condemned {
 
     /// Takes the lists away. The caller holds a fence, or is alone.
     pub(crate) fn remove(&self, repository: &Repository) -> Result<()> {
-        Ok(self.ids().try_for_each(|id| repository.store().delete(&ObjectName::new(ObjectKind::Condemned, id)))?)
+        Ok(self.lists.keys().try_for_each(|id| repository.store().delete(&ObjectName::new(ObjectKind::Condemned, *id)))?)
     }
 }

@@ -209,11 +209,16 @@ impl Repository {
 
     /// Seals and stores an index, a snapshot or a lock.
     pub(crate) fn save_unpacked(&self, kind: ObjectKind, json: Vec<u8>) -> Result<ObjectId> {
-        let mut sealed = Vec::new();
-        self.key.seal(&unpacked::encode(json, self.config.version), &mut sealed);
-        let object = Object::content_named(kind, Bytes::from(sealed));
+        let object = self.seal_unpacked(kind, json);
         self.store.put(&object, PutMode::Replace)?;
         Ok(object.name.id)
+    }
+
+    /// Seals an index, a snapshot or a lock.
+    pub(crate) fn seal_unpacked(&self, kind: ObjectKind, json: Vec<u8>) -> Object {
+        let mut sealed = Vec::new();
+        self.key.seal(&unpacked::encode(json, self.config.version), &mut sealed);
+        Object::content_named(kind, Bytes::from(sealed))
     }
 
     /// Reads an index, a snapshot or a lock back to JSON of at most `limit` bytes.

@@ -18,8 +18,6 @@ pub enum LockMode {
     Append,
     /// Alone.
     Exclusive,
-    /// Alone, but for those who [append](LockMode::Append) and honour the same lists of condemned packs.
-    Fence,
 }
 
 /// What only ours say.

@@ -1,12 +1,13 @@
 //! Reads all index files into one table, a few at a time.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::Index;
-use super::rewrite::Rewritten;
 use crate::error::{Error, Result};
 use crate::format::index::IndexFile;
 use crate::id::PackId;
+use crate::lock::WAIT_FOR_FENCE;
 use crate::object::{ObjectKind, ObjectName};
 use crate::parallel;
 use crate::repository::Repository;
@@ -16,8 +17,10 @@ use crate::store::StoreErrorKind;
 const MAX_INDEX_BYTES: usize = 128 << 20;
 /// Files read at once. Each takes about 12 MB while it is decoded.
 const READERS: usize = 4;
-/// How often a list is taken again because a file vanished meanwhile: somebody compacts.
-const TRIES: usize = 5;
+/// Between two tries, because a file vanished meanwhile: somebody prunes. No longer than a fence may stand.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// It doubles up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Memory of one blob in the table, growth included.
 const BYTES_A_BLOB: u64 = 80;
 
@@ -51,13 +54,21 @@ impl Index {
     }
 
     fn load_trying(repository: &Repository, limit_bytes: u64, avoid: &HashSet<PackId>, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
-        for _ in 1..TRIES {
+        let clock = repository.clock();
+        let start = clock.since_boot();
+        let mut pause = FIRST_PAUSE;
+        loop {
             match Self::load_once(repository, limit_bytes, avoid, on_damage) {
-                Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => {}
+                // Somebody writes the index again: what is new is listed next time.
+                Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound && clock.since_boot() < start + WAIT_FOR_FENCE => {
+                    if !clock.sleep(pause, repository.stop()) {
+                        return Err(Error::Stopped);
+                    }
+                    pause = LONGEST_PAUSE.min(pause * 2);
+                }
                 other => return other,
             }
         }
-        Self::load_once(repository, limit_bytes, avoid, on_damage)
     }
 
     fn load_once(repository: &Repository, limit_bytes: u64, avoid: &HashSet<PackId>, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
@@ -108,13 +119,6 @@ impl Index {
             Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => Ok(false),
             read => read.map(|()| true),
         }
-    }
-
-    /// Index files were written again, with what is still needed.
-    pub(crate) fn was_rewritten(&self, rewritten: &Rewritten) {
-        let mut files = self.files.lock().expect("no holder panics");
-        files.retain(|name| !rewritten.old.contains(name));
-        files.extend(&rewritten.new);
     }
 
     /// Whether the table still fits.

@@ -175,7 +175,7 @@ impl Index {
             let (offset, stored, uncompressed) = (blob.offset, blob.stored, blob.uncompressed.unwrap_or(0));
             let entry = Entry { id: blob.id.0, pack: number | kind, offset, stored, uncompressed };
             let mut shard = self.shard(&blob.id.0);
-            if shard.find(hash(&entry.id), |known| *known == entry).is_none() {
+            if shard.find(hash(&entry.id), |known| Entry { pack: known.pack & !NEEDED, ..*known } == entry).is_none() {
                 shard.insert_unique(hash(&entry.id), entry, rehash);
                 added += 1;
                 size += u64::from(stored) + header_len(&[*blob]) - header_len(&[]);

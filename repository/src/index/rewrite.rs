@@ -13,24 +13,19 @@ use crate::repository::Repository;
 
 /// Blobs of an index file: stock restic's own number.
 pub(crate) const BLOBS_A_FILE: usize = 50_000;
+/// Old files that are removed at once.
+const REMOVERS: usize = 4;
 /// A file of fewer blobs is small.
 const SMALL_FILE: usize = BLOBS_A_FILE / 2;
 /// So many small files are many.
 const MANY_FILES: usize = 8;
-
-/// Index files that went, and those that came in their place.
-#[derive(Debug, Default)]
-pub(crate) struct Rewritten {
-    pub(crate) old: Vec<ObjectName>,
-    pub(crate) new: Vec<ObjectName>,
-}
 
 /// Index files that name packs that do not stay, or that another one names too, are written again without them. Small ones are
 /// put together, where there are many.
 ///
 /// # Errors
 /// Those of the store, damaged files; what was done by then is whole.
-pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: impl Fn(&IndexedPack) -> bool) -> Result<Rewritten> {
+pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: impl Fn(&IndexedPack) -> bool) -> Result<()> {
     let (mut old, mut next) = (Vec::new(), Files::new(repository));
     // Of lists that differ all stay: nobody knows which one is right.
     let mut named: HashSet<(PackId, [u8; 32])> = HashSet::new();
@@ -57,9 +52,8 @@ pub(crate) fn rewrite(repository: &Repository, names: Vec<ObjectName>, stays: im
             }
         }
     }
-    let new = next.finish()?;
-    old.iter().try_for_each(|name| repository.store().delete(name))?;
-    Ok(Rewritten { old, new })
+    next.finish()?;
+    parallel::each(REMOVERS, &old, || (), |(), name| Ok(repository.store().delete(name)?))
 }
 
 /// Whether so many blobs lie in far too many index files: each run writes one at least, and whoever opens the repository reads them all.
@@ -94,12 +88,11 @@ pub(crate) struct Files<'a> {
     repository: &'a Repository,
     packs: Vec<IndexedPack>,
     blobs: usize,
-    written: Vec<ObjectName>,
 }
 
 impl<'a> Files<'a> {
     pub(crate) const fn new(repository: &'a Repository) -> Self {
-        Self { repository, packs: Vec::new(), blobs: 0, written: Vec::new() }
+        Self { repository, packs: Vec::new(), blobs: 0 }
     }
 
     pub(crate) fn add(&mut self, pack: IndexedPack) -> Result<()> {
@@ -108,19 +101,13 @@ impl<'a> Files<'a> {
         if self.blobs < BLOBS_A_FILE { Ok(()) } else { self.write() }
     }
 
-    /// The answer is all files that were written.
-    pub(crate) fn finish(mut self) -> Result<Vec<ObjectName>> {
-        if !self.packs.is_empty() {
-            self.write()?;
-        }
-        Ok(self.written)
+    pub(crate) fn finish(mut self) -> Result<()> {
+        if self.packs.is_empty() { Ok(()) } else { self.write() }
     }
 
     fn write(&mut self) -> Result<()> {
         self.blobs = 0;
         let packs = std::mem::take(&mut self.packs);
-        let id = self.repository.save_unpacked(ObjectKind::Index, IndexFile { packs }.encode())?;
-        self.written.push(ObjectName::new(ObjectKind::Index, id));
-        Ok(())
+        self.repository.save_unpacked(ObjectKind::Index, IndexFile { packs }.encode()).map(drop)
     }
 }

@@ -30,6 +30,7 @@ use crate::format::lock::{LockFile, LockMode, Ours, RUN_PREFIX};
 use crate::id::{ObjectId, PackId};
 use crate::object::{ObjectKind, ObjectName};
 use crate::repository::Repository;
+use crate::store::PutMode;
 use crate::store::guard::LOCK_FRESH;
 
 /// How often a lock is renewed; restic's own interval.
@@ -45,13 +46,13 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Two listings count as one only if together they took less: restic renews every five minutes.
 const LISTING_WITHIN: Duration = Duration::from_secs(4 * 60);
 /// A fence is waited for without being asked to: this much longer than any work under it takes, and it was left behind.
-const WAIT_FOR_FENCE: Duration = LOCK_FRESH.saturating_add(Duration::from_secs(60));
+pub(crate) const WAIT_FOR_FENCE: Duration = LOCK_FRESH.saturating_add(Duration::from_secs(60));
 /// Between two tries to get a lock.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// With a larger clock difference, what was signed could land after the lock that it relied on is gone (`store/guard.rs`).
-const MAX_CLOCK_SKEW_SECS: i64 = 2 * 60;
+pub(crate) const MAX_CLOCK_SKEW_SECS: i64 = 2 * 60;
 /// The largest lock file that is read.
-const MAX_LOCK_BYTES: usize = 64 << 10;
+const MAX_LOCK_BYTES: usize = 1 << 20;
 
 /// Who runs.
 #[derive(Debug, Clone)]
@@ -94,8 +95,8 @@ pub struct Held {
 #[derive(Debug)]
 struct HeldState {
     newest: Newest,
-    /// Still there for those whose listing might miss the newest.
-    before: Option<ObjectName>,
+    /// The last is still there for those whose listing might miss the newest; others could not be removed yet.
+    before: Vec<ObjectName>,
     /// What is said in each of them.
     ours: Ours,
 }
@@ -137,9 +138,11 @@ impl Held {
         self.state.lock().expect("no holder panics").ours.clone()
     }
 
-    fn names(&self) -> impl Iterator<Item = ObjectName> {
+    /// Removes all of it; the answer is the first error.
+    fn remove(&self, repository: &Repository) -> Result<()> {
         let state = self.state.lock().expect("no holder panics");
-        [Some(state.newest.name), state.before].into_iter().flatten()
+        let names = state.before.iter().chain([&state.newest.name]);
+        names.map(|name| Ok(repository.cleanup_store().delete(name)?)).fold(Ok(()), Result::and)
     }
 }
 
@@ -178,7 +181,7 @@ impl Lock {
         let clock = repository.clock();
         let (start, began) = (clock.since_boot(), clock.now());
         let mut is_told = false;
-        let (held, value) = loop {
+        loop {
             match Self::try_acquire(repository, mode, began, &mut read) {
                 Err(error @ Error::Locked { is_fenced, .. }) => {
                     let patience = if is_fenced { retry.max(WAIT_FOR_FENCE) } else { retry };
@@ -192,26 +195,9 @@ impl Lock {
                         return Err(Error::Stopped);
                     }
                 }
-                other => {
-                    let (held, value) = other?;
-                    break (Arc::new(held), value);
-                }
+                other => return other,
             }
-        };
-        let (end_tx, end_rx) = crossbeam_channel::bounded(0);
-        let refresher = {
-            let (repository, held) = (repository.clone(), held.clone());
-            std::thread::Builder::new().name("lock".to_owned()).spawn(move || {
-                // One that fails is tried again at the next look, until the lock is too old.
-                while end_rx.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) && age(&repository, &held) <= REFRESH_UNTIL {
-                    if age(&repository, &held) >= REFRESH_EVERY {
-                        let _ = refresh(&repository, &held, mode);
-                    }
-                }
-            })
-        };
-        let refresher = refresher.map_err(|error| Error::Refused(format!("cannot start a thread: {error}")))?;
-        Ok((Self::hold(repository, held, Some((end_tx, refresher))), value))
+        }
     }
 
     /// No lock at all, for whoever only reads and may not write, or will not wait.
@@ -220,64 +206,74 @@ impl Lock {
         Self { repository: repository.clone(), held: None, refresher: None }
     }
 
-    fn hold(repository: &Arc<Repository>, held: Arc<Held>, refresher: Option<Refresher>) -> Self {
+    /// What was written is this run's lock from here on.
+    fn hold(repository: &Arc<Repository>, newest: Newest, ours: Ours) -> Self {
+        let held = Arc::new(Held { state: Mutex::new(HeldState { newest, before: Vec::new(), ours }) });
         repository.guard_with(Some(held.clone()));
-        Self { repository: repository.clone(), held: Some(held), refresher }
+        Self { repository: repository.clone(), held: Some(held), refresher: None }
+    }
+
+    /// From here on it is renewed.
+    fn keep(&mut self, mode: LockMode) -> Result<()> {
+        let Some(held) = self.held.clone() else { return Ok(()) };
+        let (end_tx, end_rx) = crossbeam_channel::bounded(0);
+        let repository = self.repository.clone();
+        let renew = move || {
+            // One that fails is tried again at the next look, until the lock is too old.
+            while end_rx.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) && age(&repository, &held) <= REFRESH_UNTIL {
+                if age(&repository, &held) >= REFRESH_EVERY {
+                    let _ = refresh(&repository, &held, mode);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("lock".to_owned()).spawn(renew);
+        self.refresher = Some((end_tx, thread.map_err(|error| Error::Refused(format!("cannot start a thread: {error}")))?));
+        Ok(())
     }
 
     fn try_acquire<T: Send>(
-        repository: &Repository,
+        repository: &Arc<Repository>,
         mode: LockMode,
         began: Timestamp,
         read: &mut (impl FnMut(&HashSet<PackId>) -> Result<T> + Send),
-    ) -> Result<(Held, T)> {
+    ) -> Result<(Self, T)> {
         let mut others = Others::default();
         others.look(repository)?;
         others.check(repository, mode)?;
         let ours = Ours { began, ack: Vec::new(), fence: false };
         let newest = put(repository, mode, &ours)?;
-        let held = Held { state: Mutex::new(HeldState { newest, before: None, ours }) };
-        let taken = Self::confirm(repository, mode, &held, &mut others, read);
-        if taken.is_err() {
-            remove(repository, &held);
-        }
-        taken.map(|value| (held, value))
-    }
-
-    /// The lock is written: is it ours, and what is read under it?
-    fn confirm<T: Send>(
-        repository: &Repository,
-        mode: LockMode,
-        held: &Held,
-        others: &mut Others,
-        read: &mut (impl FnMut(&HashSet<PackId>) -> Result<T> + Send),
-    ) -> Result<T> {
+        // Dropped, it goes.
+        let mut lock = Self::hold(repository, newest, ours);
         // Whoever was alone before our lock was seen is done by now, or is seen here: what is read from here on stays.
         others.look(repository)?;
         others.check(repository, mode)?;
-        let mut avoid = HashSet::new();
-        if mode == LockMode::Append {
-            let condemned = Condemned::read(repository)?;
-            let readable = condemned.readable();
-            if !readable.is_empty() {
-                held.state.lock().expect("no holder panics").ours.ack = readable;
-                refresh(repository, held, mode)?;
-            }
-            avoid = condemned.packs();
-        }
+        let avoid = if mode == LockMode::Append { lock.honour(mode)? } else { HashSet::new() };
+        lock.keep(mode)?;
         let (settled, value) = std::thread::scope(|scope| {
             let reading = scope.spawn(|| read(&avoid));
-            let settled = Self::settle(repository, held, || {
+            let settled = lock.settle(|| {
                 others.look(repository)?;
                 others.check(repository, mode)
             });
             (settled, reading.join().expect("a panic was printed already, and ends this thread too"))
         });
-        settled.and(value)
+        settled.and(value).map(|value| (lock, value))
+    }
+
+    /// Says in the lock which lists it honours; the answer is their packs.
+    fn honour(&self, mode: LockMode) -> Result<HashSet<PackId>> {
+        let condemned = Condemned::read(&self.repository)?;
+        let readable = condemned.readable();
+        if let (Some(held), false) = (&self.held, readable.is_empty()) {
+            held.state.lock().expect("no holder panics").ours.ack = readable;
+            refresh(&self.repository, held, mode)?;
+        }
+        Ok(condemned.packs())
     }
 
     /// The lock is written: are we alone with it? `look` lists the others once.
-    fn settle(repository: &Repository, held: &Held, mut look: impl FnMut() -> Result<()>) -> Result<()> {
+    fn settle(&self, mut look: impl FnMut() -> Result<()>) -> Result<()> {
+        let (repository, Some(held)) = (&self.repository, &self.held) else { return Ok(()) };
         let ahead = repository.store().stat(&held.newest().name)?.store_ahead_secs;
         if ahead.abs() > MAX_CLOCK_SKEW_SECS {
             let direction = if ahead > 0 { "behind" } else { "ahead of" };
@@ -305,25 +301,19 @@ impl Lock {
     /// # Errors
     /// [`Error::Locked`] with who honours none of them, or must be alone, or is no run of ours.
     pub fn raise_fence(repository: &Arc<Repository>, lists: &HashSet<ObjectId>) -> Result<(Self, HashSet<ObjectId>)> {
+        may_raise_fence(repository, lists)?;
         let mut others = Others::default();
-        others.look(repository)?;
-        others.honoured(repository, lists)?;
         let ours = Ours { began: repository.clock().now(), ack: Vec::new(), fence: true };
-        let newest = put(repository, LockMode::Fence, &ours)?;
-        let held = Held { state: Mutex::new(HeldState { newest, before: None, ours }) };
+        let newest = put(repository, LockMode::Exclusive, &ours)?;
+        // Dropped, it goes.
+        let fence = Self::hold(repository, newest, ours);
         let mut honoured = lists.clone();
-        let settled = Self::settle(repository, &held, || {
+        fence.settle(|| {
             others.look(repository)?;
             honoured = others.honoured(repository, &honoured)?;
             Ok(())
-        });
-        match settled {
-            Ok(()) => Ok((Self::hold(repository, Arc::new(held), None), honoured)),
-            Err(error) => {
-                remove(repository, &held);
-                Err(error)
-            }
-        }
+        })?;
+        Ok((fence, honoured))
     }
 
     /// How old it is: under a fence, all must be done before it is ten minutes old.
@@ -347,8 +337,7 @@ impl Lock {
         }
         let Some(held) = self.held.take() else { return Ok(()) };
         self.repository.guard_with(None);
-        let mut names = held.names();
-        names.try_for_each(|name| Ok(self.repository.cleanup_store().delete(&name)?))
+        held.remove(&self.repository)
     }
 }
 
@@ -359,11 +348,30 @@ impl Drop for Lock {
     }
 }
 
-/// For how long others of ours are at work, by their clocks; `None` if nobody is.
-pub(crate) fn oldest_other(repository: &Repository) -> Result<Option<Duration>> {
+/// Others of ours that are at work.
+#[derive(Debug)]
+pub(crate) struct AtWork {
+    /// For how long the oldest of them is, by its clock; `None` if nobody is.
+    pub(crate) oldest: Option<Duration>,
+    /// Who they are, in words.
+    pub(crate) holders: Vec<String>,
+}
+
+/// Looks for others of ours that are at work, and renew their locks.
+pub(crate) fn at_work(repository: &Repository) -> Result<AtWork> {
     let mut others = Others::default();
     others.look(repository)?;
-    Ok(others.oldest(repository))
+    Ok(others.at_work(repository))
+}
+
+/// Who would keep a fence from being raised for any of these lists.
+///
+/// # Errors
+/// [`Error::Locked`] with who they are.
+pub(crate) fn may_raise_fence(repository: &Repository, lists: &HashSet<ObjectId>) -> Result<()> {
+    let mut others = Others::default();
+    others.look(repository)?;
+    others.honoured(repository, lists).map(drop)
 }
 
 fn age(repository: &Repository, held: &Held) -> Duration {
@@ -374,7 +382,7 @@ fn put(repository: &Repository, mode: LockMode, ours: &Ours) -> Result<Newest> {
     let identity = repository.identity();
     let file = LockFile {
         time: repository.clock().now(),
-        exclusive: matches!(mode, LockMode::Exclusive | LockMode::Fence),
+        exclusive: mode == LockMode::Exclusive,
         hostname: identity.hostname.clone(),
         username: format!("{RUN_PREFIX}{}", identity.run_id),
         pid: identity.pid,
@@ -383,13 +391,13 @@ fn put(repository: &Repository, mode: LockMode, ours: &Ours) -> Result<Newest> {
         estiba: Some(ours.clone()),
     };
     let sent_at = repository.clock().since_boot();
-    let id = repository.save_unpacked(ObjectKind::Lock, file.encode())?;
-    Ok(Newest { name: ObjectName::new(ObjectKind::Lock, id), sent_at })
-}
-
-fn remove(repository: &Repository, held: &Held) {
-    // The error that led here is the one to report.
-    held.names().for_each(|name| drop(repository.cleanup_store().delete(&name)));
+    let object = repository.seal_unpacked(ObjectKind::Lock, file.encode());
+    if let Err(error) = repository.store().put(&object, PutMode::Replace) {
+        // It may have arrived all the same. The error is the one to report.
+        let _ = repository.cleanup_store().delete(&object.name);
+        return Err(error.into());
+    }
+    Ok(Newest { name: object.name, sent_at })
 }
 
 /// Writes a new lock object; the old one counts until it was seen again, and stays until the next renewal.
@@ -401,13 +409,13 @@ fn refresh(repository: &Repository, held: &Held, mode: LockMode) -> Result<()> {
         let _ = repository.cleanup_store().delete(&new.name);
         return Err(error.into());
     }
-    let before = {
-        let mut state = held.state.lock().expect("no holder panics");
-        state.newest = new;
-        state.before.replace(old.name)
-    };
-    if let Some(before) = before {
-        repository.cleanup_store().delete(&before)?;
+    let mut state = held.state.lock().expect("no holder panics");
+    state.newest = new;
+    // Those before the old one; what cannot be removed now is next time.
+    let removed = state.before.iter().map(|name| Ok(repository.cleanup_store().delete(name)?)).fold(Ok(()), Result::and);
+    if removed.is_ok() {
+        state.before.clear();
     }
-    Ok(())
+    state.before.push(old.name);
+    removed
 }

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use super::MAX_LOCK_BYTES;
+use super::{AtWork, MAX_LOCK_BYTES, STALE_AFTER};
 use crate::error::{Error, Result};
 use crate::format::lock::{LockFile, LockMode, RUN_PREFIX};
 use crate::id::ObjectId;
@@ -64,7 +64,6 @@ impl Others {
             LockMode::Append => file.exclusive && !file.is_fence(),
             LockMode::Shared => file.exclusive,
             LockMode::Exclusive => true,
-            LockMode::Fence => file.exclusive || file.run_id().is_none(),
         };
         self.locked(repository, &|file| file.is_none_or(excludes))
     }
@@ -88,11 +87,13 @@ impl Others {
         Err(Error::Locked { location: repository.store().location(), holders: holders.into_values().collect(), is_fenced })
     }
 
-    /// For how long the oldest of those is at work who say when they began.
-    pub(super) fn oldest(&self, repository: &Repository) -> Option<Duration> {
+    /// Those of ours that renew their locks.
+    pub(super) fn at_work(&self, repository: &Repository) -> AtWork {
         let now = repository.clock().now();
-        let began = self.all(repository).filter_map(|(_, file)| file.ok()?.estiba.as_ref().map(|ours| ours.began));
-        began.map(|began| now.duration_since(began).try_into().unwrap_or_default()).max()
+        let since = |time: jiff::Timestamp| Duration::try_from(now.duration_since(time)).unwrap_or_default();
+        let files = self.all(repository).filter_map(|(_, file)| file.ok()).filter(|file| since(file.time) < STALE_AFTER);
+        let ours: Vec<_> = files.filter_map(|file| Some((since(file.estiba.as_ref()?.began), describe(file, now)))).collect();
+        AtWork { oldest: ours.iter().map(|(age, _)| *age).max(), holders: ours.into_iter().map(|(_, text)| text).collect() }
     }
 
     /// Those of `lists` that every other run honours. A run does if any object of its lock says so.
@@ -100,7 +101,7 @@ impl Others {
     /// # Errors
     /// [`Error::Locked`] if there is none of them, with who does not.
     pub(super) fn honoured(&self, repository: &Repository, lists: &HashSet<ObjectId>) -> Result<HashSet<ObjectId>> {
-        self.check(repository, LockMode::Fence)?;
+        self.locked(repository, &|file| file.is_none_or(|file| file.exclusive || file.run_id().is_none()))?;
         let mut by_run: HashMap<Holder, HashSet<ObjectId>> = HashMap::new();
         for (holder, file) in self.all(repository) {
             let ack = file.ok().and_then(|file| file.estiba.as_ref()).map(|ours| ours.ack.as_slice());

@@ -47,6 +47,7 @@ fn is_stale(repository: &Repository, name: &ObjectName) -> Result<bool> {
         Ok(json) => Ok(LockFile::decode(&json).is_ok_and(|file| {
             file.run_id().is_some() || repository.clock().now().duration_since(file.time).as_secs() > STALE_AFTER.as_secs().cast_signed()
         })),
+        Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound => Ok(false),
         Err(error @ (Error::Store(_) | Error::Stopped)) => Err(error),
         // What cannot be read says nothing about its owner.
         Err(_) => Ok(false),

@@ -6,6 +6,7 @@
 //! fence:       who does not honour a list? ─► lists, new snapshots, new index files ─► what nothing needs of the lists:
 //!              index files without it ─► old ones go ─► packs ─► lists ─► fence away
 //! ```
+//! One look serves one fence: what a fence took out of the index is still in the look's.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -21,7 +22,7 @@ use crate::format::lock::LockMode;
 use crate::id::{ObjectId, PackId};
 use crate::index::Usage;
 use crate::index::rewrite::{remove, rewrite};
-use crate::lock::{Lock, oldest_other};
+use crate::lock::{AtWork, Lock, at_work, may_raise_fence};
 use crate::object::{ObjectKind, ObjectName};
 use crate::parallel;
 use crate::repository::Repository;
@@ -37,23 +38,49 @@ const FENCE_TIME: Duration = Duration::from_secs(8 * 60);
 const REMOVED_BETWEEN_LOOKS: usize = 16;
 /// Between two tries to raise a fence.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
+/// So long is tried without being asked to: somebody who begins is about to say which lists it honours.
+const SHORT_WAIT: Duration = Duration::from_secs(10);
 /// Records of interrupted backups that nobody came back for.
 const OLD_RECORD: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// What interrupted backups have stored is left alone for so long.
+const KEPT_FOR_RECORDS: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) fn run(repository: &Arc<Repository>, options: &Options, retry: Duration, watch: Watch<'_>) -> Result<Outcome> {
-    for _ in 0..TRIES {
-        if let Some(outcome) = attempt(repository, options, retry, watch)? {
-            return Ok(outcome);
+    let deadline = repository.clock().since_boot() + retry.max(SHORT_WAIT);
+    let (mut removed, mut first, mut out_of_date) = (Removed::default(), None, 0);
+    for _ in 0..FENCES {
+        let (planned, ended) = attempt(repository, options, (retry, deadline), watch, &mut removed)?;
+        let planned = first.take().unwrap_or(planned);
+        match ended {
+            Ended::Done(waiting) => return Ok(Outcome { planned, removed, waiting }),
+            Ended::Again => {}
+            Ended::OutOfDate if out_of_date < TRIES => out_of_date += 1,
+            Ended::OutOfDate => break,
         }
+        first = Some(planned);
     }
     Err(Error::Refused("others wrote the index again and again meanwhile: prune later".to_owned()))
 }
 
-/// `None`: somebody else has pruned in between.
-fn attempt(repository: &Arc<Repository>, options: &Options, retry: Duration, watch: Watch<'_>) -> Result<Option<Outcome>> {
+/// How a look and its fence ended.
+enum Ended {
+    /// All is done that can be; what is left waits for somebody.
+    Done(Option<Waiting>),
+    /// There is more to do, with a new look.
+    Again,
+    /// Somebody else has pruned in between.
+    OutOfDate,
+}
+
+fn attempt(
+    repository: &Arc<Repository>,
+    options: &Options,
+    (retry, deadline): (Duration, Duration),
+    watch: Watch<'_>,
+    removed: &mut Removed,
+) -> Result<(Planned, Ended)> {
     let lock = Lock::acquire(repository, LockMode::Shared, retry)?;
-    let listed = Condemned::read(repository)?;
-    let mut avoid = listed.packs();
+    let mut avoid = Condemned::read(repository)?.packs();
     let mut planned = look_avoiding(repository, options, &avoid)?;
     (watch.on_planned)(&planned);
     repository.remove_resumes_older_than(OLD_RECORD)?;
@@ -63,30 +90,41 @@ fn attempt(repository: &Arc<Repository>, options: &Options, retry: Duration, wat
         Condemned::write(repository, &new)
     };
     let useless = planned.packs.remove.iter().map(|usage| usage.pack.id).chain(planned.orphans.iter().map(|(id, _)| *id));
-    condemn(without_young(repository, options, useless.collect())?)?;
+    let (useless, young) = without_young(repository, options, useless.collect())?;
+    condemn(useless)?;
     let again: Vec<Usage> = planned.packs.repack.iter().filter(|usage| !kept.contains(&usage.pack.id)).copied().collect();
-    let mut repacked = Ok(());
+    let (mut done, mut repacked) = (Vec::new(), Ok(()));
     for batch in batches(&again, options, |usage| usage.needed_blobs) {
-        // What is useless goes all the same: for want of room, for instance.
-        repacked = repack(repository, &planned.survey.index, batch, options, watch.on_repacked, &mut damage)
-            .and_then(|done| condemn(done).map(drop));
-        if repacked.is_err() {
-            break;
+        match repack(repository, &planned.survey.index, batch, options, watch.on_repacked, &mut damage) {
+            Ok(packs) => done.extend(packs),
+            // What is useless goes all the same: for want of room, for instance.
+            Err(error) => {
+                repacked = Err(error);
+                break;
+            }
         }
     }
+    condemn(done)?;
+    // Under the lock nothing goes; what was packed again is seen where it is now.
+    let is_up_to_date = planned.survey.catch_up(repository, options, &avoid)?;
     lock.release()?;
+    if !is_up_to_date {
+        return Ok((planned, Ended::OutOfDate));
+    }
     let is_untidy = planned.is_index_untidy();
-    let survey = &mut planned.survey;
-    let mut removal = Removal { repository, options, survey, kept: &kept, is_untidy, removed: Removed::default() };
-    let (ended, removed) = (removal.run(retry)?, removal.removed);
+    let mut ended =
+        Removal { repository, options, survey: &mut planned.survey, avoid: &avoid, kept: &kept, is_untidy, removed }.run(deadline)?;
     repacked?;
     damage.map_or(Ok(()), Err)?;
-    let waiting = match ended {
-        Ended::OutOfDate => return Ok(None),
-        Ended::Waiting(waiting) => Some(waiting),
-        Ended::Done => None,
-    };
-    Ok(Some(Outcome { planned, removed, waiting }))
+    if let (Ended::Done(waiting), Some(young)) = (&mut ended, young.waiting(&planned.survey)) {
+        let waiting = waiting.get_or_insert_with(Waiting::default);
+        waiting.packs += young.packs;
+        waiting.bytes += young.bytes;
+        waiting.holders.extend(young.holders);
+        waiting.holders.sort_unstable();
+        waiting.holders.dedup();
+    }
+    Ok((planned, ended))
 }
 
 /// Packs that are to go, and hold copies of what is needed.
@@ -96,26 +134,43 @@ fn going(planned: &Planned, avoid: &HashSet<PackId>) -> Vec<Usage> {
     going
 }
 
-/// Without what those of ours may be about to use who are at work: it would only keep others from sharing it.
-fn without_young(repository: &Repository, options: &Options, mut packs: Vec<PackId>) -> Result<Vec<PackId>> {
-    let Some(working_for) = oldest_other(repository)? else { return Ok(packs) };
+/// Packs that are left alone, because somebody may be about to use them.
+struct Young {
+    packs: HashSet<PackId>,
+    holders: Vec<String>,
+}
+
+impl Young {
+    fn waiting(self, survey: &Survey) -> Option<Waiting> {
+        let bytes = self.packs.iter().filter_map(|pack| survey.stored.get(pack)).sum();
+        (!self.packs.is_empty()).then_some(Waiting { packs: self.packs.len() as u64, bytes, holders: self.holders })
+    }
+}
+
+/// Without what those of ours may be about to use who are at work, or were interrupted: it would only keep others from sharing it, or
+/// take from them what they have done.
+fn without_young(repository: &Repository, options: &Options, mut packs: Vec<PackId>) -> Result<(Vec<PackId>, Young)> {
+    let AtWork { oldest, mut holders } = at_work(repository)?;
+    let mut spared = oldest;
+    if !repository.store().names(ObjectKind::Resume)?.is_empty() {
+        spared = spared.max(Some(KEPT_FOR_RECORDS));
+        holders.push("an interrupted backup, for a day".to_owned());
+    }
     let young = Mutex::new(HashSet::new());
-    parallel::each(
-        options.shares.uploads,
-        &packs,
-        || (),
-        |(), pack| {
+    if let Some(spared) = spared {
+        let look = |(): &mut (), pack: &PackId| {
             match repository.store().stat(&ObjectName::pack(*pack)) {
-                Ok(stat) if stat.age <= working_for => drop(young.lock().expect("no holder panics").insert(*pack)),
+                Ok(stat) if stat.age <= spared => drop(young.lock().expect("no holder panics").insert(*pack)),
                 Err(error) if error.kind != StoreErrorKind::NotFound => return Err(error.into()),
                 _ => {}
             }
             Ok(())
-        },
-    )?;
+        };
+        parallel::each(options.shares.uploads, &packs, || (), look)?;
+    }
     let young = young.into_inner().expect("no holder panics");
     packs.retain(|pack| !young.contains(pack));
-    Ok(packs)
+    Ok((packs, Young { packs: young, holders }))
 }
 
 /// The second part: what is condemned goes.
@@ -123,11 +178,13 @@ struct Removal<'a> {
     repository: &'a Arc<Repository>,
     options: &'a Options,
     survey: &'a mut Survey,
+    /// All that lists name.
+    avoid: &'a HashSet<PackId>,
     /// They stay for the copies in them.
     kept: &'a HashSet<PackId>,
     /// The index is to be written again for its own sake.
     is_untidy: bool,
-    removed: Removed,
+    removed: &'a mut Removed,
 }
 
 /// What comes of a fence.
@@ -140,49 +197,36 @@ enum Fenced {
     OutOfDate,
 }
 
-/// How it ended.
-enum Ended {
-    /// Nothing is left.
-    Done,
-    /// Lists are left that somebody does not honour.
-    Waiting(Waiting),
-    /// The survey is out of date.
-    OutOfDate,
-}
-
 impl Removal<'_> {
-    /// Fence after fence, until no list is left or somebody does not honour one.
-    fn run(&mut self, retry: Duration) -> Result<Ended> {
+    /// Raises a fence as soon as it may, and removes what it may.
+    fn run(mut self, deadline: Duration) -> Result<Ended> {
         let (repository, clock) = (self.repository, self.repository.clock());
-        let start = clock.since_boot();
         let mut is_told = false;
-        for _ in 0..FENCES {
-            let listed = Condemned::read(repository)?;
+        loop {
+            let listed = Condemned::ids(repository)?;
             if listed.is_empty() && !self.is_untidy {
-                return Ok(Ended::Done);
+                return Ok(Ended::Done(None));
             }
-            match Lock::raise_fence(repository, &listed.ids().collect()) {
+            match Lock::raise_fence(repository, &listed) {
                 Ok((fence, honoured)) => {
                     let fenced = self.under(&fence, &honoured);
                     let released = fence.release();
-                    match fenced? {
-                        Fenced::Done | Fenced::TimeUp => released?,
-                        Fenced::OutOfDate => return released.map(|()| Ended::OutOfDate),
-                    }
+                    let fenced = fenced?;
+                    released?;
+                    return match fenced {
+                        Fenced::Done => self.left(deadline),
+                        Fenced::TimeUp => Ok(Ended::Again),
+                        Fenced::OutOfDate => Ok(Ended::OutOfDate),
+                    };
                 }
                 // A tidy index is worth no waiting.
-                Err(Error::Locked { .. }) if listed.is_empty() => return Ok(Ended::Done),
-                Err(Error::Locked { holders, .. }) if clock.since_boot() + RETRY_EVERY > start + retry => {
-                    // What was packed again is known to be so.
-                    let listed = listed.packs();
-                    self.survey.catch_up(repository, self.options, &listed)?;
-                    let packs = self.survey.unmarked(&listed);
-                    let sizes: Vec<u64> = packs.iter().filter_map(|pack| self.survey.stored.get(pack)).copied().collect();
-                    return Ok(Ended::Waiting(Waiting { packs: sizes.len() as u64, bytes: sizes.iter().sum(), holders }));
+                Err(Error::Locked { .. }) if listed.is_empty() => return Ok(Ended::Done(None)),
+                Err(Error::Locked { holders, .. }) if clock.since_boot() + RETRY_EVERY > deadline => {
+                    return Ok(Ended::Done(Some(self.waiting(holders))));
                 }
                 Err(error @ Error::Locked { .. }) => {
                     if !std::mem::replace(&mut is_told, true) {
-                        repository.waits(&error, retry);
+                        repository.waits(&error, deadline.saturating_sub(clock.since_boot()));
                     }
                     if !clock.sleep(RETRY_EVERY, repository.stop()) {
                         return Err(Error::Stopped);
@@ -191,11 +235,31 @@ impl Removal<'_> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Ended::OutOfDate)
+    }
+
+    /// Lists may be left that somebody did not honour.
+    fn left(&self, deadline: Duration) -> Result<Ended> {
+        let listed = Condemned::ids(self.repository)?;
+        if listed.is_empty() {
+            return Ok(Ended::Done(None));
+        }
+        match may_raise_fence(self.repository, &listed) {
+            Err(Error::Locked { holders, .. }) if self.repository.clock().since_boot() + RETRY_EVERY > deadline => {
+                Ok(Ended::Done(Some(self.waiting(holders))))
+            }
+            Ok(()) | Err(Error::Locked { .. }) => Ok(Ended::Again),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn waiting(&self, holders: Vec<String>) -> Waiting {
+        let packs = self.survey.unmarked(self.avoid);
+        let sizes: Vec<u64> = packs.difference(self.kept).filter_map(|pack| self.survey.stored.get(pack)).copied().collect();
+        Waiting { packs: sizes.len() as u64, bytes: sizes.iter().sum(), holders }
     }
 
     fn under(&mut self, fence: &Lock, honoured: &HashSet<ObjectId>) -> Result<Fenced> {
-        let Self { repository, options, survey, kept, is_untidy, removed } = self;
+        let Self { repository, options, survey, kept, is_untidy, removed, .. } = self;
         // Only now: whoever had a fence before may have taken lists away.
         let all = Condemned::read(repository)?;
         let avoid = all.packs();
@@ -203,12 +267,12 @@ impl Removal<'_> {
         if !survey.catch_up(repository, options, &avoid)? {
             return Ok(Fenced::OutOfDate);
         }
+        if fence.age() > FENCE_TIME {
+            return Ok(Fenced::TimeUp);
+        }
         let dead: HashSet<PackId> = survey.unmarked(&lists.packs()).difference(kept).copied().collect();
         if !dead.is_empty() || *is_untidy {
-            let names = repository.store().names(ObjectKind::Index)?;
-            let rewritten = rewrite(repository, names, |pack| !dead.contains(&pack.id))?;
-            survey.index.was_rewritten(&rewritten);
-            *is_untidy = false;
+            rewrite(repository, repository.store().names(ObjectKind::Index)?, |pack| !dead.contains(&pack.id))?;
         }
         let there: Vec<PackId> = dead.into_iter().filter(|pack| survey.stored.contains_key(pack)).collect();
         let threads = options.shares.uploads;

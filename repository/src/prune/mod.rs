@@ -179,7 +179,7 @@ pub struct Outcome {
     pub planned: Planned,
     /// What is gone.
     pub removed: Removed,
-    /// What is condemned, and stays until others have ended.
+    /// What is useless, and stays until others have ended.
     pub waiting: Option<Waiting>,
 }
 
@@ -192,8 +192,8 @@ pub struct Removed {
     pub bytes: u64,
 }
 
-/// Packs that are condemned, and why they are still there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Packs that nothing needs, and why they are still there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waiting {
     /// Packs.
     pub packs: u64,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
 use crate::clock::Clock;
-use crate::lock::HeldSlot;
+use crate::lock::{HeldSlot, MAX_CLOCK_SKEW_SECS};
 use crate::object::{Object, ObjectKind, ObjectName};
 
 /// A guarded request is made only if the own lock was written at most this long ago, and is signed as of that moment. It is
@@ -41,6 +41,12 @@ impl<S: Store> Guarded<S> {
             return lost(format!("this run's lock could not be renewed for {} minutes", since.as_secs() / 60));
         }
         match self.inner.stat(&newest.name) {
+            // By the store's own clock, too: this machine's may have been set meanwhile.
+            Ok(stat) if stat.age > LOCK_FRESH || stat.store_ahead_secs.abs() > MAX_CLOCK_SKEW_SECS => lost(format!(
+                "the storage's clock is {} s ahead, and says that this run's lock is {} s old",
+                stat.store_ahead_secs,
+                stat.age.as_secs()
+            )),
             Ok(_) => Ok(as_of),
             Err(error) if error.kind == StoreErrorKind::NotFound => lost("somebody removed this run's lock".to_owned()),
             Err(error) => Err(error),
