@@ -4,6 +4,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -188,5 +189,20 @@ fn a_lock_that_was_not_renewed_for_too_long_guards_nothing() {
     clock.advance(Duration::from_secs(11 * 60));
     let error = write_something(&repository).unwrap_err();
     assert!(error.to_string().contains("could not be renewed for 11 minutes"), "{error}");
+    lock.release().unwrap();
+}
+
+/// Clocks are compared at each request that counts, not only at the start: by one that is off, it could land after its lock is gone.
+#[test]
+fn a_clock_that_is_set_in_between_ends_it() {
+    let store = store();
+    let repository = common::open(Arc::new(store.clone()));
+    let lock = Lock::acquire(&repository, LockMode::Shared, Duration::ZERO).unwrap();
+    let id = common::backup(&common::open(Arc::new(store.clone())), 2, 1).unwrap();
+    store.ahead_secs.store(121, Ordering::Relaxed);
+    let error = repository.remove_snapshot(id).unwrap_err();
+    assert!(matches!(&error, Error::Store(error) if error.kind == StoreErrorKind::LockLost), "{error}");
+    store.ahead_secs.store(-120, Ordering::Relaxed);
+    repository.remove_snapshot(id).unwrap();
     lock.release().unwrap();
 }

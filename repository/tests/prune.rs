@@ -188,6 +188,25 @@ fn copies_are_counted_once() {
     }
 }
 
+/// Each run writes an index file, and whoever opens the repository reads them all: a prune puts them together, also where there is
+/// nothing to remove.
+#[test]
+fn many_small_index_files_become_one() {
+    for way in WAYS {
+        let store = memory(way);
+        drop(common::init(Arc::new(store.clone())));
+        for seed in 1..=12 {
+            common::backup(&common::open(Arc::new(store.clone())), 2, seed).unwrap();
+        }
+        let files = || store.names(ObjectKind::Index).unwrap().len();
+        assert_eq!(files(), 12);
+        let planned = prune(&store, MaxUnused::Unlimited).unwrap();
+        assert_eq!((planned.goes().packs, files()), (0, 1), "{way:?}");
+        assert!(left_to_do(&store).is_empty());
+        assert!(common::findings(&common::open(Arc::new(store.clone()))).is_empty());
+    }
+}
+
 #[test]
 fn what_is_needed_and_not_there_stops_it_before_anything_is_changed() {
     for way in WAYS {

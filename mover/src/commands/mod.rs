@@ -39,7 +39,7 @@ use crate::cli::values::TimePoint;
 
 pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, CommandError> {
     if settings.no_lock && !may_go_without_lock(&command) {
-        return Err(CommandError::usage("--no-lock goes with commands that only read; this one would write"));
+        return Err(CommandError::usage("--no-lock goes with commands that only read; this one takes a lock"));
     }
     match command {
         Command::Init { if_missing, copy_chunker_params, from } => {

@@ -55,12 +55,14 @@ impl Index {
 
     fn load_trying(repository: &Repository, limit_bytes: u64, avoid: &HashSet<PackId>, on_damage: Option<OnDamage<'_>>) -> Result<Self> {
         let clock = repository.clock();
-        let start = clock.since_boot();
-        let mut pause = FIRST_PAUSE;
+        let (mut since, mut pause) = (None, FIRST_PAUSE);
         loop {
             match Self::load_once(repository, limit_bytes, avoid, on_damage) {
                 // Somebody writes the index again: what is new is listed next time.
-                Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound && clock.since_boot() < start + WAIT_FOR_FENCE => {
+                Err(Error::Store(error))
+                    if error.kind == StoreErrorKind::NotFound
+                        && clock.since_boot() <= *since.get_or_insert(clock.since_boot()) + WAIT_FOR_FENCE =>
+                {
                     if !clock.sleep(pause, repository.stop()) {
                         return Err(Error::Stopped);
                     }

@@ -409,13 +409,15 @@ fn refresh(repository: &Repository, held: &Held, mode: LockMode) -> Result<()> {
         let _ = repository.cleanup_store().delete(&new.name);
         return Err(error.into());
     }
-    let mut state = held.state.lock().expect("no holder panics");
-    state.newest = new;
-    // Those before the old one; what cannot be removed now is next time.
-    let removed = state.before.iter().map(|name| Ok(repository.cleanup_store().delete(name)?)).fold(Ok(()), Result::and);
-    if removed.is_ok() {
-        state.before.clear();
+    // Those before the old one go; what cannot be removed now is next time. Nobody who asks for the newest waits for that.
+    let before = {
+        let mut state = held.state.lock().expect("no holder panics");
+        state.newest = new;
+        std::mem::replace(&mut state.before, vec![old.name])
+    };
+    let removed = before.iter().map(|name| Ok(repository.cleanup_store().delete(name)?)).fold(Ok(()), Result::and);
+    if removed.is_err() {
+        held.state.lock().expect("no holder panics").before.splice(..0, before);
     }
-    state.before.push(old.name);
     removed
 }

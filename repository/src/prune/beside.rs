@@ -8,7 +8,7 @@
 //! ```
 //! One look serves one fence: what a fence took out of the index is still in the look's.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,20 +46,35 @@ const OLD_RECORD: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const KEPT_FOR_RECORDS: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) fn run(repository: &Arc<Repository>, options: &Options, retry: Duration, watch: Watch<'_>) -> Result<Outcome> {
-    let deadline = repository.clock().since_boot() + retry.max(SHORT_WAIT);
-    let (mut removed, mut first, mut out_of_date) = (Removed::default(), None, 0);
+    let mut so_far = SoFar::default();
+    let (mut first, mut out_of_date) = (None, 0);
     for _ in 0..FENCES {
-        let (planned, ended) = attempt(repository, options, (retry, deadline), watch, &mut removed)?;
+        let (mut planned, ended) = attempt(repository, options, retry, watch, &mut so_far)?;
+        // What was looked at is of no use any more, and takes memory.
+        planned.survey = Survey::default();
         let planned = first.take().unwrap_or(planned);
         match ended {
-            Ended::Done(waiting) => return Ok(Outcome { planned, removed, waiting }),
+            Ended::Done(waiting) => {
+                let SoFar { removed, failure, .. } = so_far;
+                return failure.map_or(Ok(Outcome { planned, removed, waiting }), Err);
+            }
             Ended::Again => {}
             Ended::OutOfDate if out_of_date < TRIES => out_of_date += 1,
-            Ended::OutOfDate => break,
+            Ended::OutOfDate => return Err(Error::Refused("others wrote the index again and again meanwhile: prune later".to_owned())),
         }
         first = Some(planned);
     }
-    Err(Error::Refused("others wrote the index again and again meanwhile: prune later".to_owned()))
+    Err(Error::Refused(format!("{FENCES} times there was no time to remove all of it: prune again")))
+}
+
+/// What the attempts have in common.
+#[derive(Debug, Default)]
+struct SoFar {
+    removed: Removed,
+    /// What could not be done; all else is.
+    failure: Option<Error>,
+    /// Until when others are waited for, by the machine's time since boot; from when they were first met.
+    deadline: Option<Duration>,
 }
 
 /// How a look and its fence ended.
@@ -75,9 +90,9 @@ enum Ended {
 fn attempt(
     repository: &Arc<Repository>,
     options: &Options,
-    (retry, deadline): (Duration, Duration),
+    retry: Duration,
     watch: Watch<'_>,
-    removed: &mut Removed,
+    so_far: &mut SoFar,
 ) -> Result<(Planned, Ended)> {
     let lock = Lock::acquire(repository, LockMode::Shared, retry)?;
     let mut avoid = Condemned::read(repository)?.packs();
@@ -104,6 +119,12 @@ fn attempt(
             }
         }
     }
+    // Of what was packed again, all lies elsewhere now, and was hashed on its way.
+    let all = planned.packs.remove.iter().chain(&planned.packs.repack).chain(&planned.packs.keep);
+    let mut read: HashMap<PackId, u32> = all.map(|usage| (usage.pack.id, usage.copies)).collect();
+    again.iter().filter(|usage| done.contains(&usage.pack.id)).for_each(|usage| {
+        read.insert(usage.pack.id, usage.copies + usage.needed_blobs);
+    });
     condemn(done)?;
     // Under the lock nothing goes; what was packed again is seen where it is now.
     let is_up_to_date = planned.survey.catch_up(repository, options, &avoid)?;
@@ -111,11 +132,10 @@ fn attempt(
     if !is_up_to_date {
         return Ok((planned, Ended::OutOfDate));
     }
+    so_far.failure = so_far.failure.take().or(repacked.err()).or(damage);
     let is_untidy = planned.is_index_untidy();
-    let mut ended =
-        Removal { repository, options, survey: &mut planned.survey, avoid: &avoid, kept: &kept, is_untidy, removed }.run(deadline)?;
-    repacked?;
-    damage.map_or(Ok(()), Err)?;
+    let survey = &mut planned.survey;
+    let mut ended = Removal { repository, options, retry, survey, avoid: &avoid, kept: &kept, read: &read, is_untidy, so_far }.run()?;
     if let (Ended::Done(waiting), Some(young)) = (&mut ended, young.waiting(&planned.survey)) {
         let waiting = waiting.get_or_insert_with(Waiting::default);
         waiting.packs += young.packs;
@@ -141,9 +161,12 @@ struct Young {
 }
 
 impl Young {
+    /// Those that an index file names and nothing needs; others are just being written.
     fn waiting(self, survey: &Survey) -> Option<Waiting> {
-        let bytes = self.packs.iter().filter_map(|pack| survey.stored.get(pack)).sum();
-        (!self.packs.is_empty()).then_some(Waiting { packs: self.packs.len() as u64, bytes, holders: self.holders })
+        let useless = survey.usage_of(&self.packs).into_values().filter(|usage| usage.needed_blobs == 0);
+        let sizes: Vec<u64> = useless.filter_map(|usage| survey.stored.get(&usage.pack.id)).copied().collect();
+        let (packs, bytes) = (sizes.len() as u64, sizes.iter().sum());
+        (packs > 0).then_some(Waiting { packs, bytes, holders: self.holders })
     }
 }
 
@@ -177,14 +200,17 @@ fn without_young(repository: &Repository, options: &Options, mut packs: Vec<Pack
 struct Removal<'a> {
     repository: &'a Arc<Repository>,
     options: &'a Options,
+    retry: Duration,
     survey: &'a mut Survey,
     /// All that lists name.
     avoid: &'a HashSet<PackId>,
     /// They stay for the copies in them.
     kept: &'a HashSet<PackId>,
+    /// Of how many blobs of each pack the copy elsewhere was read.
+    read: &'a HashMap<PackId, u32>,
     /// The index is to be written again for its own sake.
     is_untidy: bool,
-    removed: &'a mut Removed,
+    so_far: &'a mut SoFar,
 }
 
 /// What comes of a fence.
@@ -199,7 +225,7 @@ enum Fenced {
 
 impl Removal<'_> {
     /// Raises a fence as soon as it may, and removes what it may.
-    fn run(mut self, deadline: Duration) -> Result<Ended> {
+    fn run(mut self) -> Result<Ended> {
         let (repository, clock) = (self.repository, self.repository.clock());
         let mut is_told = false;
         loop {
@@ -214,19 +240,19 @@ impl Removal<'_> {
                     let fenced = fenced?;
                     released?;
                     return match fenced {
-                        Fenced::Done => self.left(deadline),
+                        Fenced::Done => self.left(),
                         Fenced::TimeUp => Ok(Ended::Again),
                         Fenced::OutOfDate => Ok(Ended::OutOfDate),
                     };
                 }
                 // A tidy index is worth no waiting.
                 Err(Error::Locked { .. }) if listed.is_empty() => return Ok(Ended::Done(None)),
-                Err(Error::Locked { holders, .. }) if clock.since_boot() + RETRY_EVERY > deadline => {
+                Err(Error::Locked { holders, .. }) if self.time_left() < RETRY_EVERY => {
                     return Ok(Ended::Done(Some(self.waiting(holders))));
                 }
                 Err(error @ Error::Locked { .. }) => {
                     if !std::mem::replace(&mut is_told, true) {
-                        repository.waits(&error, deadline.saturating_sub(clock.since_boot()));
+                        repository.waits(&error, self.time_left());
                     }
                     if !clock.sleep(RETRY_EVERY, repository.stop()) {
                         return Err(Error::Stopped);
@@ -237,16 +263,20 @@ impl Removal<'_> {
         }
     }
 
-    /// Lists may be left that somebody did not honour.
-    fn left(&self, deadline: Duration) -> Result<Ended> {
+    /// For how long others are still waited for.
+    fn time_left(&mut self) -> Duration {
+        let now = self.repository.clock().since_boot();
+        self.so_far.deadline.get_or_insert(now + self.retry.max(SHORT_WAIT)).saturating_sub(now)
+    }
+
+    /// Lists may be left that somebody did not honour, or of which not all was read.
+    fn left(&mut self) -> Result<Ended> {
         let listed = Condemned::ids(self.repository)?;
         if listed.is_empty() {
             return Ok(Ended::Done(None));
         }
         match may_raise_fence(self.repository, &listed) {
-            Err(Error::Locked { holders, .. }) if self.repository.clock().since_boot() + RETRY_EVERY > deadline => {
-                Ok(Ended::Done(Some(self.waiting(holders))))
-            }
+            Err(Error::Locked { holders, .. }) if self.time_left() < RETRY_EVERY => Ok(Ended::Done(Some(self.waiting(holders)))),
             Ok(()) | Err(Error::Locked { .. }) => Ok(Ended::Again),
             Err(error) => Err(error),
         }
@@ -259,7 +289,7 @@ impl Removal<'_> {
     }
 
     fn under(&mut self, fence: &Lock, honoured: &HashSet<ObjectId>) -> Result<Fenced> {
-        let Self { repository, options, survey, kept, is_untidy, removed, .. } = self;
+        let Self { repository, options, survey, kept, read, is_untidy, so_far, .. } = self;
         // Only now: whoever had a fence before may have taken lists away.
         let all = Condemned::read(repository)?;
         let avoid = all.packs();
@@ -270,8 +300,13 @@ impl Removal<'_> {
         if fence.age() > FENCE_TIME {
             return Ok(Fenced::TimeUp);
         }
-        let dead: HashSet<PackId> = survey.unmarked(&lists.packs()).difference(kept).copied().collect();
-        if !dead.is_empty() || *is_untidy {
+        let listed = lists.packs();
+        let usage = survey.usage_of(&listed);
+        // Something new may need a copy that nobody has read, in place of one here: the next look reads it.
+        let is_read = |usage: &Usage| usage.copies <= read.get(&usage.pack.id).copied().unwrap_or(0);
+        let is_dead = |pack: &PackId| usage.get(pack).is_none_or(|usage| usage.needed_blobs == 0 && is_read(usage)) && !kept.contains(pack);
+        let dead: HashSet<PackId> = listed.iter().filter(|pack| is_dead(pack)).copied().collect();
+        if *is_untidy || dead.iter().any(|pack| usage.contains_key(pack)) {
             rewrite(repository, repository.store().names(ObjectKind::Index)?, |pack| !dead.contains(&pack.id))?;
         }
         let there: Vec<PackId> = dead.into_iter().filter(|pack| survey.stored.contains_key(pack)).collect();
@@ -282,10 +317,12 @@ impl Removal<'_> {
             }
             remove(repository, threads, some)?;
             let bytes = some.iter().filter_map(|pack| survey.stored.remove(pack));
-            removed.bytes += bytes.sum::<u64>();
-            removed.packs += some.len() as u64;
+            so_far.removed.bytes += bytes.sum::<u64>();
+            so_far.removed.packs += some.len() as u64;
         }
-        lists.remove(repository)?;
+        if usage.values().all(|usage| usage.needed_blobs > 0 || is_read(usage)) {
+            lists.remove(repository)?;
+        }
         Ok(Fenced::Done)
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::node::{Node, NodeKind};
 use crate::id::{BlobId, ObjectId, PackId};
-use crate::index::{Index, PackInfo};
+use crate::index::{Index, PackInfo, Usage};
 use crate::object::ObjectName;
 use crate::parallel;
 use crate::read::Trees;
@@ -16,7 +16,7 @@ use crate::repository::Repository;
 use crate::store::StoreErrorKind;
 
 /// A look at everything. One copy of each blob that a snapshot needs is marked in the index.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) index: Arc<Index>,
     pub(super) snapshots: HashSet<ObjectId>,
@@ -64,11 +64,15 @@ impl Survey {
         Ok(true)
     }
 
+    /// What is needed of those of these packs that the index names.
+    pub(super) fn usage_of(&self, packs: &HashSet<PackId>) -> HashMap<PackId, Usage> {
+        self.index.usage().into_iter().filter(|usage| packs.contains(&usage.pack.id)).map(|usage| (usage.pack.id, usage)).collect()
+    }
+
     /// Those of these packs of which nothing is marked.
     pub(super) fn unmarked(&self, packs: &HashSet<PackId>) -> HashSet<PackId> {
-        let needed = self.index.usage().into_iter().filter(|usage| usage.needed_blobs > 0).map(|usage| usage.pack.id);
-        let needed: HashSet<PackId> = needed.collect();
-        packs.difference(&needed).copied().collect()
+        let usage = self.usage_of(packs);
+        packs.iter().filter(|pack| usage.get(pack).is_none_or(|usage| usage.needed_blobs == 0)).copied().collect()
     }
 
     /// Marks one copy of every blob that these snapshots need; of trees the one that was read, unless that is to go.

@@ -41,12 +41,10 @@ impl<S: Store> Guarded<S> {
             return lost(format!("this run's lock could not be renewed for {} minutes", since.as_secs() / 60));
         }
         match self.inner.stat(&newest.name) {
-            // By the store's own clock, too: this machine's may have been set meanwhile.
-            Ok(stat) if stat.age > LOCK_FRESH || stat.store_ahead_secs.abs() > MAX_CLOCK_SKEW_SECS => lost(format!(
-                "the storage's clock is {} s ahead, and says that this run's lock is {} s old",
-                stat.store_ahead_secs,
-                stat.age.as_secs()
-            )),
+            // Looked at each time: this machine's clock may have been set meanwhile.
+            Ok(stat) if stat.store_ahead_secs.abs() > MAX_CLOCK_SKEW_SECS => {
+                lost(format!("the storage's clock is {} s ahead of this machine's: set the clock", stat.store_ahead_secs))
+            }
             Ok(_) => Ok(as_of),
             Err(error) if error.kind == StoreErrorKind::NotFound => lost("somebody removed this run's lock".to_owned()),
             Err(error) => Err(error),

@@ -41,6 +41,8 @@ fn is_refused_for(store: &dyn Store, object: &Object, now: jiff::Timestamp) -> R
         Ok(()) => Ok(false),
         // Not every server says why. Whoever may do nothing is told so by what is in time.
         Err(error) if matches!(error.kind, StoreErrorKind::ClockSkew | StoreErrorKind::Denied | StoreErrorKind::Expired) => Ok(true),
+        // An answer that nobody understands is no promise.
+        Err(error) if error.kind == StoreErrorKind::Other => Ok(false),
         Err(error) => Err(error),
     };
     let is_listed = || Ok::<_, StoreError>(store.names(ObjectKind::Probe)?.contains(&object.name));

@@ -1,6 +1,7 @@
 //! Objects in a map: for tests.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ pub struct MemoryStore {
     pub objects: Arc<Mutex<Objects>>,
     /// By this clock it refuses what is late.
     pub clock: Option<Arc<dyn Clock>>,
+    /// So far its clock is ahead, as it says.
+    pub ahead_secs: Arc<AtomicI64>,
 }
 
 impl MemoryStore {
@@ -27,7 +30,7 @@ impl MemoryStore {
     #[must_use]
     pub fn with(objects: impl IntoIterator<Item = (ObjectName, Bytes)>) -> Self {
         let objects = objects.into_iter().map(|(name, body)| (name, (body, Instant::now()))).collect();
-        Self { objects: Arc::new(Mutex::new(objects)), clock: None }
+        Self { objects: Arc::new(Mutex::new(objects)), clock: None, ahead_secs: Arc::default() }
     }
 
     /// The same store, which from here on refuses what is late by this clock, as S3 does.
@@ -100,7 +103,7 @@ impl Store for MemoryStore {
 
     fn stat(&self, name: &ObjectName) -> Result<Stat, StoreError> {
         let (body, written) = self.get("stat", name)?;
-        Ok(Stat { size: body.len() as u64, age: written.elapsed(), store_ahead_secs: 0 })
+        Ok(Stat { size: body.len() as u64, age: written.elapsed(), store_ahead_secs: self.ahead_secs.load(Ordering::Relaxed) })
     }
 
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {

@@ -27,6 +27,9 @@ impl RetryPolicy {
         Self { window: Duration::from_secs(300), first_wait: Duration::from_millis(250), longest_wait: Duration::from_secs(20) };
 }
 
+/// What is there already is compared in parts of this size.
+const COMPARED_AT_ONCE: usize = 1 << 20;
+
 /// Told of each wait: the error, and how long until the next try.
 pub type OnRetry = Arc<dyn Fn(&StoreError, Duration) + Send + Sync>;
 
@@ -97,8 +100,13 @@ impl<S: Store> Store for Retrying<S> {
             let result = self.inner.put_as_of(object, mode, as_of);
             match &result {
                 // An earlier try may have arrived though its answer did not; and the same in its own place is no matter.
-                Err(error) if error.kind == StoreErrorKind::AlreadyExists && (tried || mode == PutMode::Replace) && self.holds(object) => {
-                    Ok(())
+                Err(error) if error.kind == StoreErrorKind::AlreadyExists && (tried || mode == PutMode::Replace) => {
+                    match self.holds(object) {
+                        Ok(true) => Ok(()),
+                        Ok(false) => result,
+                        // It is there and cannot be looked at now: all of it once more.
+                        Err(error) => Err(error),
+                    }
                 }
                 _ => {
                     tried = true;
@@ -141,10 +149,21 @@ impl<S: Store> Store for Retrying<S> {
 }
 
 impl<S: Store> Retrying<S> {
-    fn holds(&self, object: &Object) -> bool {
-        let mut there = Vec::new();
-        let range = ReadRange::Whole { limit: object.body.len() as u64 };
-        self.inner.read(&object.name, range, &mut there).is_ok() && there == object.body
+    /// Whether just this is stored, compared part by part.
+    fn holds(&self, object: &Object) -> Result<bool, StoreError> {
+        if self.inner.stat(&object.name)?.size != object.body.len() as u64 {
+            return Ok(false);
+        }
+        let (mut offset, mut there) = (0, Vec::new());
+        for part in object.body.chunks(COMPARED_AT_ONCE) {
+            let length = part.len() as u64;
+            self.inner.read(&object.name, ReadRange::Part { offset, length }, &mut there)?;
+            if there != part {
+                return Ok(false);
+            }
+            offset += length;
+        }
+        Ok(true)
     }
 }
 

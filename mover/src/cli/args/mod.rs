@@ -138,7 +138,7 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Remove snapshots that a policy does not keep; what only they need stays stored until it is pruned
     Forget(Box<Forget>),
-    /// Free what no snapshot needs; nobody else may write meanwhile
+    /// Free what no snapshot needs; on S3 beside backups, elsewhere while nobody else writes
     Prune(Prune),
     /// Make the repository say again what is there; without --apply only say what is wrong
     Repair(Repair),
