@@ -7,7 +7,7 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -58,6 +58,14 @@ impl World {
         // Older than whoever comes now: nothing of it is left alone for their sake.
         world.pass(SLEEP);
         world
+    }
+
+    /// What is done by somebody who sees no index.
+    fn unseen(&self, act: impl FnOnce()) {
+        let index = self.store.names(ObjectKind::Index).unwrap();
+        let hidden: Vec<_> = index.into_iter().map(|name| (name, self.store.objects.lock().unwrap().remove(&name).unwrap())).collect();
+        act();
+        self.store.objects.lock().unwrap().extend(hidden);
     }
 
     fn copy(&self) -> Self {
@@ -551,6 +559,37 @@ fn a_list_that_is_gone_condemns_nothing() {
     world.judge(&format!("a late prune: {result:?}"));
 }
 
+/// Everything lies there twice, one copy rotten, and nothing needs either when a prune chooses. A backup that began before needs it
+/// after all: what is to replace the good copy is read before that goes.
+#[test]
+fn a_copy_that_is_needed_late_is_read_before_the_other_goes() {
+    for older_is_rotten in [true, false] {
+        let world = World::new();
+        let older: HashSet<ObjectName> = world.store.names(ObjectKind::Pack).unwrap().into_iter().collect();
+        world.unseen(|| common::backup(&world.open(), FILES, 1).map(drop).unwrap());
+        forget_all(&world.open()).unwrap();
+        for pack in world.store.names(ObjectKind::Pack).unwrap() {
+            if older.contains(&pack) == older_is_rotten {
+                common::change(&world.store, &pack, |bytes| {
+                    (100..bytes.len().saturating_sub(200)).step_by(1000).for_each(|at| bytes[at] ^= 1);
+                });
+            }
+        }
+        world.pass(SLEEP);
+        let [waits, goes] = std::array::from_fn(|_| Gate::default());
+        let late = until_its_snapshot(&world, AGAIN, &waits, &goes);
+        waits.wait();
+        let before_the_fence: Event = Box::new(move || {
+            goes.open();
+            late.join().unwrap().unwrap();
+            Then::GoOn
+        });
+        let (_, pruned) = run_with(&world, PRUNE, vec![(When::Of("list", ObjectKind::Lock, 6), before_the_fence)], &Mutex::default());
+        assert_eq!(world.store.names(ObjectKind::Snapshot).unwrap().len(), 1, "it came before the fence");
+        read(&world.open()).unwrap_or_else(|error| panic!("the older is rotten: {older_is_rotten}; {pruned:?}: {error}"));
+    }
+}
+
 /// The time of a fence is up before anything is removed, and between index files and packs: another one goes on, with a new look.
 #[test]
 fn what_a_fence_has_no_time_for_the_next_one_does() {
@@ -613,10 +652,7 @@ fn a_stock_prune_in_between_takes_the_other_copy() {
     });
     let world = World::new();
     // The last run once more, by somebody who did not see it.
-    let index = world.store.names(ObjectKind::Index).unwrap();
-    let hidden: Vec<_> = index.into_iter().map(|name| (name, world.store.objects.lock().unwrap().remove(&name).unwrap())).collect();
-    common::backup(&world.open(), FILES, 3).unwrap();
-    world.store.objects.lock().unwrap().extend(hidden);
+    world.unseen(|| common::backup(&world.open(), FILES, 3).map(drop).unwrap());
     let cases: Vec<usize> = (0..4).flat_map(|_| 1..=requests(&world, PRUNE)).collect();
     let both = AtomicUsize::new(0);
     let case = |(): &mut (), &at: &usize| {
