@@ -22,8 +22,8 @@ struct List {
 }
 
 /// The lists that are there.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Condemned {
+#[derive(Debug)]
+pub(crate) struct Condemned {
     /// By id. One that cannot be read names nothing, and nobody can honour it.
     lists: BTreeMap<ObjectId, Option<Vec<PackId>>>,
 }

@@ -13,7 +13,7 @@ pub mod check;
 pub mod chunker;
 pub mod clock;
 pub mod compress;
-pub mod condemned;
+mod condemned;
 pub mod copy;
 pub mod crypto;
 pub mod diff;

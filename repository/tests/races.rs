@@ -653,7 +653,8 @@ fn a_stock_prune_in_between_takes_the_other_copy() {
     let world = World::new();
     // The last run once more, by somebody who did not see it.
     world.unseen(|| common::backup(&world.open(), FILES, 3).map(drop).unwrap());
-    let cases: Vec<usize> = (0..4).flat_map(|_| 1..=requests(&world, PRUNE)).collect();
+    // Which copy is chosen is chance: several rounds.
+    let cases: Vec<usize> = (0..8).flat_map(|_| 1..=requests(&world, PRUNE)).collect();
     let both = AtomicUsize::new(0);
     let case = |(): &mut (), &at: &usize| {
         let (world, stock) = (world.copy(), Arc::new(Mutex::new(None)));
@@ -674,7 +675,7 @@ fn a_stock_prune_in_between_takes_the_other_copy() {
     parallel::each(4, &cases, || (), case).unwrap();
     println!("{} cases, in {} both did all they were to do", cases.len(), both.load(Ordering::Relaxed));
     let both = both.into_inner();
-    assert!(both > 8, "{both}");
+    assert!(both > 20, "{both}");
 }
 
 /// Some of all cases, chosen by a seed.

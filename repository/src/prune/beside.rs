@@ -100,15 +100,15 @@ fn attempt(
     (watch.on_planned)(&planned);
     repository.remove_resumes_older_than(OLD_RECORD)?;
     let Kept { packs: kept, mut damage } = keep_copies(repository, &planned.survey.index, &going(&planned, &avoid), options)?;
-    let mut condemn = |packs: Vec<PackId>| {
-        let new: Vec<PackId> = packs.into_iter().filter(|pack| !kept.contains(pack) && avoid.insert(*pack)).collect();
+    let mut condemn = |packs: &mut dyn Iterator<Item = PackId>| {
+        let new: Vec<PackId> = packs.filter(|pack| !kept.contains(pack) && avoid.insert(*pack)).collect();
         Condemned::write(repository, &new)
     };
     let useless = planned.packs.remove.iter().map(|usage| usage.pack.id).chain(planned.orphans.iter().map(|(id, _)| *id));
     let (useless, young) = without_young(repository, options, useless.collect())?;
-    condemn(useless)?;
+    condemn(&mut useless.into_iter())?;
     let again: Vec<Usage> = planned.packs.repack.iter().filter(|usage| !kept.contains(&usage.pack.id)).copied().collect();
-    let (mut done, mut repacked) = (Vec::new(), Ok(()));
+    let (mut done, mut repacked) = (HashSet::new(), Ok(()));
     for batch in batches(&again, options, |usage| usage.needed_blobs) {
         match repack(repository, &planned.survey.index, batch, options, watch.on_repacked, &mut damage) {
             Ok(packs) => done.extend(packs),
@@ -125,7 +125,7 @@ fn attempt(
     again.iter().filter(|usage| done.contains(&usage.pack.id)).for_each(|usage| {
         read.insert(usage.pack.id, usage.copies + usage.needed_blobs);
     });
-    condemn(done)?;
+    condemn(&mut done.into_iter())?;
     // Under the lock nothing goes; what was packed again is seen where it is now.
     let is_up_to_date = planned.survey.catch_up(repository, options, &avoid)?;
     lock.release()?;
@@ -163,6 +163,9 @@ struct Young {
 impl Young {
     /// Those that an index file names and nothing needs; others are just being written.
     fn waiting(self, survey: &Survey) -> Option<Waiting> {
+        if self.packs.is_empty() {
+            return None;
+        }
         let useless = survey.usage_of(&self.packs).into_values().filter(|usage| usage.needed_blobs == 0);
         let sizes: Vec<u64> = useless.filter_map(|usage| survey.stored.get(&usage.pack.id)).copied().collect();
         let (packs, bytes) = (sizes.len() as u64, sizes.iter().sum());
