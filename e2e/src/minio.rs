@@ -30,19 +30,32 @@ pub struct Minio {
 impl Minio {
     /// Over HTTP.
     pub fn start() -> Self {
-        Self::start_with(None)
+        let minio = Self::start_with(None);
+        std::fs::create_dir(minio.data.path().join("bucket")).unwrap();
+        minio
+    }
+
+    /// Over HTTP, with a bucket that keeps versions and knows retention (object lock).
+    pub fn start_with_object_lock() -> Self {
+        let minio = Self::start_with(None);
+        minio.s3(async |client| {
+            let create = client.create_bucket().bucket("bucket").object_lock_enabled_for_bucket(true);
+            drop(create.send().await.unwrap());
+        });
+        minio
     }
 
     /// Over HTTPS, with a certificate by a CA of its own.
     pub fn start_tls() -> Self {
         let certs = tempfile::tempdir().unwrap();
         make_certificates(certs.path());
-        Self::start_with(Some(certs))
+        let minio = Self::start_with(Some(certs));
+        std::fs::create_dir(minio.data.path().join("bucket")).unwrap();
+        minio
     }
 
     fn start_with(certs: Option<TempDir>) -> Self {
         let data = tempfile::tempdir().unwrap();
-        std::fs::create_dir(data.path().join("bucket")).unwrap();
         // Bound and let go: nobody else takes a port within these milliseconds.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let server = spawn(data.path(), certs.as_ref().map(TempDir::path), address);
@@ -98,6 +111,18 @@ impl Minio {
     pub fn lose_bucket(&self) {
         // Whoever writes there meanwhile makes folders again.
         while std::fs::remove_dir_all(self.data.path().join("bucket")).is_err() {}
+    }
+
+    /// What the SDK does by itself, with all rights.
+    pub fn s3<T>(&self, work: impl AsyncFnOnce(aws_sdk_s3::Client) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
+            .region(aws_sdk_s3::config::Region::from_static("us-east-1"))
+            .endpoint_url(self.endpoint())
+            .force_path_style(true)
+            .credentials_provider(aws_sdk_s3::config::Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "test"));
+        runtime.block_on(work(aws_sdk_s3::Client::from_conf(config.build())))
     }
 
     /// How many objects there are below a path.

@@ -23,6 +23,7 @@ pub mod id;
 pub mod index;
 pub mod lock;
 pub mod object;
+pub mod object_lock;
 mod packs;
 pub mod parallel;
 pub mod prune;
@@ -36,6 +37,7 @@ pub mod snapshots;
 pub mod stats;
 pub mod stop;
 pub mod store;
+mod survey;
 pub mod write;
 
 pub use error::{Error, ErrorKind, Result};

@@ -18,12 +18,12 @@ use repository::id::{BlobId, ObjectId};
 use repository::index::Index;
 use repository::lock::{Lock, UnlockMode, unlock};
 use repository::object::{Object, ObjectKind, ObjectName};
-use repository::prune::{self, MaxUnused, Options, Outcome, Planned, Watch, Way};
+use repository::prune::{self, MaxUnused, Options, Outcome, Planned, Retained, Watch, Way};
 use repository::read::{BlobOpener, Trees};
 use repository::snapshots::Filter;
 use repository::store::memory::MemoryStore;
 use repository::store::record::{Change, Event, Recording, after_crash};
-use repository::store::{PutMode, Store};
+use repository::store::{PutMode, Retention, RetentionMode, Store};
 use repository::{Error, Repository};
 
 /// A lock of a run that is gone is left alone for so long.
@@ -238,6 +238,39 @@ fn it_waits_for_nobody_to_write() {
     assert!(matches!(prune(&store, MaxUnused::Bytes(0)), Err(Error::Locked { .. })));
     writes.release().unwrap();
     prune(&store, MaxUnused::Bytes(0)).unwrap();
+}
+
+/// What cannot be freed is neither removed nor stored again; what can be, is.
+#[test]
+fn what_is_retained_stays_until_that_ends() {
+    let hour = jiff::SignedDuration::from_hours(1);
+    for way in WAYS {
+        let (store, repository) = mostly_forgotten(way);
+        let memory = store.inner();
+        let before = left_to_do(memory);
+        let (goes, again) = (before.goes(), before.packs.repacked());
+        assert!(again > 0 && !before.packs.remove.is_empty());
+        let retain = |until| {
+            let retention = Retention { mode: RetentionMode::Governance, until };
+            let packs = memory.names(ObjectKind::Pack).unwrap();
+            packs.iter().for_each(|pack| memory.retain(pack, retention).unwrap());
+        };
+        let end = jiff::Timestamp::now() + hour;
+        retain(end);
+        let planned = prune(memory, MaxUnused::Bytes(0)).unwrap();
+        assert!(planned.is_versioned && planned.packs.remove.is_empty() && planned.packs.repack.is_empty());
+        let retained = Retained { packs: goes.packs, bytes: goes.bytes - again, until: Some(end) };
+        assert_eq!(planned.retained, retained, "{way:?}");
+        // One of them alone, by the store's clock.
+        retain(jiff::Timestamp::now() - hour);
+        let kept = before.packs.remove[0].pack;
+        memory.retain(&ObjectName::pack(kept.id), Retention { mode: RetentionMode::Compliance, until: end }).unwrap();
+        let planned = prune(memory, MaxUnused::Bytes(0)).unwrap();
+        assert_eq!((planned.retained.packs, planned.retained.bytes), (1, kept.size), "{way:?}");
+        assert_eq!(planned.goes().packs, goes.packs - 1);
+        assert_eq!(left_to_do(memory).goes(), prune::Removed::default());
+        assert_eq!(common::errors(&repository).len(), 0);
+    }
 }
 
 /// The content that snapshots need and that can be read.

@@ -73,6 +73,10 @@ pub enum Line {
     FindSummary(FindSummary),
     /// What is stored, and for what.
     StatsSummary(StatsSummary),
+    /// Until when one object that snapshots need is retained.
+    Protection(Protection),
+    /// Until when all of them are.
+    ProtectionSummary(ProtectionSummary),
     /// Why the command failed.
     Error(Failure),
 }

@@ -192,7 +192,7 @@ pub struct PruneSummary {
     pub bytes_before: u64,
     /// Bytes that are free afterwards.
     pub bytes_freed: u64,
-    /// Bytes that nothing needs, and that stay as `--max-unused` and `--max-repack-size` let them.
+    /// Bytes that nothing needs, and that stay as `--max-unused` and `--max-repack-size` let them, or because they are retained.
     pub bytes_unused_after: u64,
     /// Packs that stay.
     pub packs_kept: u64,
@@ -208,6 +208,14 @@ pub struct PruneSummary {
     pub bytes_waiting: u64,
     /// Who these are, in words.
     pub waits_for: Vec<String>,
+    /// Packs that would go or be packed again, and that are retained (object lock): they stay until that ends.
+    pub packs_retained: u64,
+    /// Bytes of these that nothing needs.
+    pub bytes_retained: u64,
+    /// When the last of them can go; none if there is none, or a legal hold keeps one.
+    pub retained_until: Option<String>,
+    /// What was removed stays as old versions, and takes its room, until a rule of the bucket or somebody removes those.
+    pub keeps_versions: bool,
     /// From start to end.
     pub seconds: f64,
     /// True: nothing was changed.
@@ -380,6 +388,52 @@ pub struct Blobs {
     pub bytes: u64,
     /// Bytes as stored.
     pub bytes_stored: u64,
+}
+
+/// Until when one object that snapshots need can be neither removed nor replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protection {
+    /// Path in the repository.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// `governance`, `compliance`, or none.
+    pub mode: Option<String>,
+    /// Until then.
+    pub until: Option<String>,
+    /// It is retained until somebody ends that.
+    pub legal_hold: bool,
+    /// Its retention was made longer just now.
+    pub extended: bool,
+}
+
+/// Until when all that snapshots need can be neither removed nor replaced.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProtectionSummary {
+    /// Objects that snapshots need.
+    pub objects: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Those that nobody can remove.
+    pub compliance: u64,
+    /// Those that only `s3:BypassGovernanceRetention` can remove.
+    pub governance: u64,
+    /// Those that are retained until somebody ends that, in whatever mode.
+    pub legal_holds: u64,
+    /// Those that whoever has keys can remove, and not only hide.
+    pub unprotected: u64,
+    /// Bytes of these.
+    pub bytes_unprotected: u64,
+    /// Those that are not retained for as long as `--at-least` says.
+    pub too_short: u64,
+    /// Those whose retention was made longer.
+    pub extended: u64,
+    /// All of it until then; none if something is unprotected, or all of it is under legal hold.
+    pub until: Option<String>,
+    /// From start to end.
+    pub seconds: f64,
+    /// What was asked of the store.
+    pub requests: Requests,
 }
 
 /// What a repair of the index did, or without `--apply` would do.

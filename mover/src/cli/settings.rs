@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use repository::Repository;
 use repository::access::Access;
 use repository::budget::Shares;
 use repository::lock::Identity;
 use repository::stop::Stop;
-use repository::store::Store;
 use repository::store::local::LocalStore;
 use repository::store::s3::S3Store;
+use repository::store::{Retain, Store};
 
 use super::args::{Addressing, From, Global};
 use super::exit::CommandError;
@@ -40,7 +41,8 @@ impl Settings {
     pub(crate) fn new(global: Global, report: Arc<Report>, stop: Stop) -> Result<Self, CommandError> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shares = Shares::of(global.memory.0, cores).map_err(|error| CommandError::usage(format!("--memory: {error}")))?;
-        let (retry_lock, no_lock) = (global.retry_lock.0, global.no_lock);
+        // Whoever looks at the past keeps nothing from going.
+        let (retry_lock, no_lock) = (global.retry_lock.0, global.no_lock || global.s3.s3_as_of.is_some());
         Ok(Self { global, shares, retry_lock, no_lock, report, stop })
     }
 
@@ -81,6 +83,9 @@ impl Settings {
             .or_else(|| place.env("REPOSITORY"))
             .ok_or(CommandError::Usage { message: "no repository was named".to_owned(), hint: Some(place.missing) })?;
         match Location::parse(&text).map_err(CommandError::usage)? {
+            Location::Local(_) if place.as_of.is_some() => {
+                Err(CommandError::usage("--s3-as-of: only buckets keep versions, and this is a folder"))
+            }
             Location::Local(path) => {
                 let store: Arc<dyn Store> = Arc::new(LocalStore::new(path));
                 Ok([store.clone(), store])
@@ -96,6 +101,8 @@ impl Settings {
                     Addressing::Host => Some(false),
                 };
                 options.create_only = s3.s3_create_only;
+                options.retain = s3.s3_retain.map(|retain| retain.0);
+                options.as_of = place.as_of;
                 options.ca_bundle = s3.s3_ca.clone().or_else(|| env("AWS_CA_BUNDLE").map(PathBuf::from));
                 let store = S3Store::new(options, self.stop.clone()).map_err(CommandError::usage)?;
                 let cleanup = store.with_stop(Stop::default());
@@ -109,6 +116,11 @@ impl Settings {
         self.open_at(&self.here(), "password: ")
     }
 
+    /// Opens the repository as it is now, whatever moment is asked for.
+    pub(crate) fn open_now(&self) -> Result<Arc<Repository>, CommandError> {
+        self.open_at(&Place { as_of: None, ..self.here() }, "password: ")
+    }
+
     /// Opens the repository that something is taken from.
     pub(crate) fn open_other(&self, from: &From) -> Result<Arc<Repository>, CommandError> {
         let place = Place {
@@ -118,6 +130,7 @@ impl Settings {
             missing: "say --from-repository, or set MOVER_FROM_REPOSITORY",
             no_password: "say --from-password-file, or set MOVER_FROM_PASSWORD or MOVER_FROM_PASSWORD_FILE",
             is_other: true,
+            as_of: self.as_of(),
         };
         self.open_at(&place, "password of the repository that is copied from: ")
     }
@@ -136,7 +149,17 @@ impl Settings {
             missing: "say --repository, or set MOVER_REPOSITORY",
             no_password: NO_PASSWORD,
             is_other: false,
+            as_of: self.as_of(),
         }
+    }
+
+    fn as_of(&self) -> Option<Timestamp> {
+        self.global.s3.s3_as_of.map(|time| time.0)
+    }
+
+    /// How long what is written is retained, if it is.
+    pub(crate) fn retain(&self) -> Option<Retain> {
+        self.global.s3.s3_retain.map(|retain| retain.0)
     }
 
     /// A new password, asked for twice if somebody is there to ask.
@@ -166,6 +189,8 @@ struct Place<'a> {
     no_password: &'static str,
     /// It is not the one that `--s3-endpoint` is about, if it has one of its own.
     is_other: bool,
+    /// What is looked at is the past.
+    as_of: Option<Timestamp>,
 }
 
 impl Place<'_> {

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp, Zoned};
+use repository::store::{LONGEST_RETENTION, RetentionMode};
 
 /// `256MiB`, `1G`, `512k`, `1000`. Letters alone count in 1024s, as restic's do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +143,28 @@ impl FromStr for Age {
     }
 }
 
+/// `compliance:30d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Retain(pub(crate) repository::store::Retain);
+
+impl FromStr for Retain {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} says not how and how long; write governance:30d or compliance:30d");
+        let (mode, period) = text.split_once(':').ok_or_else(wrong)?;
+        let mode = match mode {
+            "governance" => RetentionMode::Governance,
+            "compliance" => RetentionMode::Compliance,
+            _ => return Err(wrong()),
+        };
+        let Span(period) = period.parse().map_err(|_| wrong())?;
+        if period.is_zero() || period > LONGEST_RETENTION {
+            return Err(format!("{text:?} is nothing, or more than ten years"));
+        }
+        Ok(Self(repository::store::Retain { mode, period }))
+    }
+}
+
 /// `5%`, between 0 and 100.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Share(pub(crate) f64);
@@ -203,6 +226,11 @@ mod tests {
         assert_eq!("1y6m2w3d4h".parse::<Age>().unwrap().0.fieldwise(), jiff::Span::new().years(1).months(6).weeks(2).days(3).hours(4));
         assert!(["", "5", "m", "5s", "99999999999999999999d"].iter().all(|text| text.parse::<Age>().is_err()));
         assert_eq!("5%".parse(), Ok(Share(0.05)));
+        let retain: Retain = "compliance:30d".parse().unwrap();
+        assert_eq!((retain.0.mode, retain.0.period), (RetentionMode::Compliance, Duration::from_secs(30 * 86_400)));
+        assert!(
+            ["30d", "forever:30d", "governance:", "governance:0s", "compliance:4000d"].iter().all(|text| text.parse::<Retain>().is_err())
+        );
         assert!(["5", "0%", "101%", "x%"].iter().all(|text| text.parse::<Share>().is_err()));
     }
 }

@@ -15,7 +15,7 @@ use crate::report::{Progress, requests};
 
 pub(super) fn run(settings: &Settings, args: Copy) -> Result<ExitCode, CommandError> {
     let from = settings.open_other(&args.from)?;
-    let to = settings.open()?;
+    let to = settings.open_now()?;
     if from.config().id == to.config().id {
         return Err(CommandError::usage("that is one repository, or a copy of its files: there is nothing to copy"));
     }

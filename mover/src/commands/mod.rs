@@ -12,6 +12,7 @@ mod generate;
 mod init;
 mod key;
 mod ls;
+mod object_lock;
 mod prune;
 mod repair;
 mod restore;
@@ -39,7 +40,7 @@ use crate::cli::values::TimePoint;
 
 pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, CommandError> {
     if settings.no_lock && !may_go_without_lock(&command) {
-        return Err(CommandError::usage("--no-lock goes with commands that only read; this one takes a lock"));
+        return Err(CommandError::usage("--no-lock and --s3-as-of go with commands that only read; this one takes a lock"));
     }
     match command {
         Command::Init { if_missing, copy_chunker_params, from } => {
@@ -69,6 +70,8 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
         Command::Tag(args) => tag::run(settings, args),
         Command::Key(args) => key::run(settings, args.action),
         Command::Unlock(args) => unlock::run(settings, &args),
+        Command::LockReport(args) => object_lock::report(settings, &args),
+        Command::LockExtend(args) => object_lock::extend(settings, &args),
         Command::Completions { shell } => generate::completions(settings, shell),
         Command::Man { directory } => generate::man(&directory),
     }
@@ -88,6 +91,7 @@ fn may_go_without_lock(command: &Command) -> bool {
         | Command::Copy(_)
         | Command::Prune(args::Prune { dry_run: true, .. })
         | Command::Key(args::Key { action: args::KeyAction::List })
+        | Command::LockReport(_)
         | Command::Completions { .. }
         | Command::Man { .. } => true,
         Command::Init { .. }
@@ -98,6 +102,7 @@ fn may_go_without_lock(command: &Command) -> bool {
         | Command::Rewrite(_)
         | Command::Tag(_)
         | Command::Key(_)
+        | Command::LockExtend(_)
         | Command::Unlock(_) => false,
     }
 }

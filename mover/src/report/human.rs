@@ -52,6 +52,12 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
+/// A time as machines are told it, for people: to the second, in this machine's zone.
+pub(crate) fn local_time(text: &str) -> String {
+    let zoned = text.parse().map(|time: jiff::Timestamp| time.to_zoned(jiff::tz::TimeZone::system()));
+    zoned.map_or_else(|_| text.to_owned(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use contract::{BackupSummary, CheckSummary, PruneSummary, Requests, RestoreSummary, VerifySummary};
 
-use super::human::{bytes, count, duration};
+use super::human::{bytes, count, duration, local_time};
 
 pub(crate) fn backup(summary: &BackupSummary) -> String {
     let mut text = String::new();
@@ -139,6 +139,16 @@ pub(crate) fn prune(summary: &PruneSummary) -> String {
     if summary.packs_waiting > 0 {
         let (what, packs) = (bytes(summary.bytes_waiting), count(summary.packs_waiting));
         row("waiting", format!("{what} in {packs} packs go with a prune after these have ended: {}", summary.waits_for.join("; ")));
+    }
+    if summary.packs_retained > 0 {
+        let until = summary.retained_until.as_deref().map_or("somebody ends a legal hold".to_owned(), local_time);
+        row("retained", format!("{} in {} packs until {until}", bytes(summary.bytes_retained), count(summary.packs_retained)));
+    }
+    if summary.keeps_versions && bytes_freed > 0 {
+        row(
+            "versions",
+            "this bucket keeps what is removed as old versions: room comes back when its lifecycle rule removes those".to_owned(),
+        );
     }
     let freed = bytes(bytes_freed);
     row("result", if summary.dry_run { format!("{freed} would be freed; nothing was changed") } else { format!("{freed} freed") });

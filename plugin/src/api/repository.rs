@@ -35,9 +35,33 @@ pub struct RepositorySpec {
     pub initialize: Initialize,
     /// Namespaces whose claims may be backed up into it.
     pub namespaces: Namespaces,
+    /// How long what backups write can be neither removed nor replaced (S3 object lock); the bucket must be made for it. By default
+    /// it is as the bucket itself says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_lock: Option<ObjectLock>,
     /// What may be restored where. By default each namespace reads what it stored itself, and no other one does.
     #[serde(default)]
     pub restores: Restores,
+}
+
+/// How long, and how firmly, what is written is retained.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectLock {
+    /// Who may end it.
+    pub mode: ObjectLockMode,
+    /// For how long: `30d`, `12h`.
+    #[schemars(regex(pattern = "^([0-9]+[smhd])+$"))]
+    pub period: String,
+}
+
+/// Who may end that something is retained.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectLockMode {
+    /// Whoever has `s3:BypassGovernanceRetention`.
+    Governance,
+    /// Nobody.
+    Compliance,
 }
 
 /// What may be restored where.

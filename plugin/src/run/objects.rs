@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::api::repository::{Initialize, Repository};
+use crate::api::repository::{Initialize, ObjectLock, ObjectLockMode, Repository};
 use crate::api::run::Attempt;
 use crate::api::{MANAGED_LABEL, MoverPolicySpec, RUN_LABEL, SLOT_FINALIZER};
 use crate::gate;
@@ -280,6 +280,7 @@ fn container(name: &str, installation: &Installation, parts: &PodParts<'_>) -> C
         environment.push(env("AWS_CA_BUNDLE", format!("{REQUEST_PATH}/ca.crt")));
     }
     environment.extend(s3.endpoint.clone().map(|endpoint| env("AWS_ENDPOINT_URL", endpoint)));
+    environment.extend(parts.repository.spec.object_lock.as_ref().map(|lock| env("MOVER_S3_RETAIN", retain(lock))));
     environment.extend(s3.region.clone().map(|region| env("AWS_REGION", region)));
     Container {
         name: name.to_owned(),
@@ -290,6 +291,14 @@ fn container(name: &str, installation: &Installation, parts: &PodParts<'_>) -> C
         security_context: Some(security(&[])),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
+    }
+}
+
+/// As the mover reads it.
+fn retain(ObjectLock { mode, period }: &ObjectLock) -> String {
+    match mode {
+        ObjectLockMode::Governance => format!("governance:{period}"),
+        ObjectLockMode::Compliance => format!("compliance:{period}"),
     }
 }
 

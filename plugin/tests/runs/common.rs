@@ -21,7 +21,9 @@ pub(crate) fn installation() -> Installation {
 
 /// A repository and its keys, and nothing else yet.
 pub(crate) fn nothing_yet() -> RunSeen {
-    let repository = serde_json::from_value(json!({"s3": {"bucket": "b"}, "secret": "s", "namespaces": {"names": ["shop"]}})).unwrap();
+    let lock = json!({"mode": "Compliance", "period": "30d"});
+    let repository = json!({"s3": {"bucket": "b"}, "secret": "s", "namespaces": {"names": ["shop"]}, "objectLock": lock});
+    let repository = serde_json::from_value(repository).unwrap();
     let keys = Secret { data: Some([("password".to_owned(), ByteString(b"x".to_vec()))].into()), ..Secret::default() };
     RunSeen { repository: Some(Repository::new("main", repository)), keys: Some(keys), ..RunSeen::default() }
 }

@@ -127,7 +127,10 @@ impl World {
                 "request"
             }
             Act::CreatePod(pod) => {
-                let args = pod.spec.unwrap().containers[0].args.clone().unwrap().join(" ");
+                let mover = &pod.spec.unwrap().containers[0];
+                let args = mover.args.clone().unwrap().join(" ");
+                let retain = mover.env.iter().flatten().find(|variable| variable.name == "MOVER_S3_RETAIN").unwrap();
+                assert_eq!(retain.value.as_deref(), Some("compliance:30d"));
                 assert!(args.contains("restore latest:/shop/data /volume --path /shop/data --tag namespace=1"), "{args}");
                 run.pod = PodSeen::Ours { said: None, is_running: true };
                 run.has_pods = true;

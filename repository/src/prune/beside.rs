@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use super::copies::{Kept, keep_copies};
 use super::repack::repack;
-use super::survey::Survey;
 use super::{Options, Outcome, Planned, Removed, Waiting, Watch, batches, look_avoiding};
 use crate::condemned::Condemned;
 use crate::error::{Error, Result};
@@ -27,6 +26,7 @@ use crate::object::{ObjectKind, ObjectName};
 use crate::parallel;
 use crate::repository::Repository;
 use crate::store::StoreErrorKind;
+use crate::survey::Survey;
 
 /// How often it is begun anew, because somebody else wrote index files again meanwhile.
 const TRIES: usize = 3;
@@ -127,7 +127,7 @@ fn attempt(
     });
     condemn(&mut done.into_iter())?;
     // Under the lock nothing goes; what was packed again is seen where it is now.
-    let is_up_to_date = planned.survey.catch_up(repository, options, &avoid)?;
+    let is_up_to_date = planned.survey.catch_up(repository, &options.shares, &avoid)?;
     lock.release()?;
     if !is_up_to_date {
         return Ok((planned, Ended::OutOfDate));
@@ -297,7 +297,7 @@ impl Removal<'_> {
         let all = Condemned::read(repository)?;
         let avoid = all.packs();
         let lists = all.only(honoured);
-        if !survey.catch_up(repository, options, &avoid)? {
+        if !survey.catch_up(repository, &options.shares, &avoid)? {
             return Ok(Fenced::OutOfDate);
         }
         if fence.age() > FENCE_TIME {

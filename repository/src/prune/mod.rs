@@ -14,14 +14,14 @@ mod beside;
 mod copies;
 mod plan;
 mod repack;
-mod survey;
+mod retained;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::plan::{MaxUnused, Plan};
-use self::survey::Survey;
+pub use self::retained::Retained;
 use crate::budget::Shares;
 use crate::error::{Error, Result};
 use crate::format::lock::LockMode;
@@ -29,9 +29,11 @@ use crate::id::PackId;
 use crate::index::Usage;
 use crate::index::rewrite::are_scattered;
 use crate::lock::Lock;
+use crate::object::ObjectName;
 use crate::read::RANGE;
 use crate::repository::Repository;
 use crate::store::late;
+use crate::survey::Survey;
 use crate::write::must_be_writable;
 
 /// Blobs of a batch.
@@ -72,6 +74,10 @@ pub struct Planned {
     pub unused_blobs: u64,
     /// Bytes that are there now.
     pub bytes_before: u64,
+    /// What would go or be packed again, and is retained (object lock): it stays until that ends.
+    pub retained: Retained,
+    /// What goes stays as an old version, and takes its room, until somebody removes those.
+    pub is_versioned: bool,
 }
 
 impl Planned {
@@ -126,7 +132,7 @@ pub fn look(repository: &Arc<Repository>, options: &Options) -> Result<Planned> 
 fn look_avoiding(repository: &Arc<Repository>, options: &Options, avoid: &HashSet<PackId>) -> Result<Planned> {
     must_be_writable(repository)?;
     repository.may_remove()?;
-    let survey = Survey::take(repository, options, avoid)?;
+    let survey = Survey::take(repository, &options.shares, avoid)?;
     if survey.snapshots.is_empty() && !options.may_empty && !(survey.index.is_empty() && survey.stored.is_empty()) {
         let message = "there is no snapshot at all, so everything would go: if that is meant, say --allow-empty";
         return Err(Error::Refused(message.to_owned()));
@@ -148,9 +154,13 @@ fn look_avoiding(repository: &Arc<Repository>, options: &Options, avoid: &HashSe
     let twice = usage.iter().filter(|usage| usage.pack.files > 1).count() as u64;
     let blobs: u64 = usage.iter().map(|usage| u64::from(usage.blobs)).sum();
     let bytes_before = survey.stored.values().sum();
-    let orphans = survey.stored.iter().filter(|(id, _)| !named.contains(*id)).map(|(id, size)| (*id, *size)).collect();
-    let packs = plan::plan(usage, options.max_unused, options.max_repack_bytes);
-    Ok(Planned { survey, packs, orphans, lost, twice, needed_blobs, needed_bytes, unused_blobs: blobs - needed_blobs, bytes_before })
+    let mut orphans = survey.stored.iter().filter(|(id, _)| !named.contains(*id)).map(|(id, size)| (*id, *size)).collect();
+    let mut packs = plan::plan(usage, options.max_unused, options.max_repack_bytes);
+    // Without versions there is no object lock.
+    let is_versioned = repository.store().stat(&ObjectName::CONFIG)?.is_versioned;
+    let retained = if is_versioned { retained::spare(repository, &options.shares, &mut packs, &mut orphans)? } else { Retained::default() };
+    let unused_blobs = blobs - needed_blobs;
+    Ok(Planned { survey, packs, orphans, lost, twice, needed_blobs, needed_bytes, unused_blobs, bytes_before, retained, is_versioned })
 }
 
 /// How a prune gets along with others.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError};
+use super::{AsOf, Listed, PutMode, ReadRange, Retention, Stat, Store, StoreError};
 use crate::object::{Object, ObjectKind, ObjectName};
 
 /// What was asked of a store so far.
@@ -93,5 +93,10 @@ impl<S: Store> Store for Counting<S> {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        add(&self.counters.puts, 1);
+        self.inner.retain(name, retention)
     }
 }

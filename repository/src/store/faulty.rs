@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Retention, Stat, Store, StoreError, StoreErrorKind};
 use crate::object::{Object, ObjectKind, ObjectName};
 
 /// What happens to a request.
@@ -97,5 +97,8 @@ impl<S: Store> Store for Faulty<S> {
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        self.run("retain", name.kind, Some(()), || self.inner.retain(name, retention))
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Retention, Stat, Store, StoreError, StoreErrorKind};
 use crate::clock::Clock;
 use crate::lock::{HeldSlot, MAX_CLOCK_SKEW_SECS};
 use crate::object::{Object, ObjectKind, ObjectName};
@@ -91,5 +91,9 @@ impl<S: Store> Store for Guarded<S> {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        self.inner.retain(name, retention)
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags};
 
-use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Retention, Stat, Store, StoreError, StoreErrorKind};
 use crate::crypto::random;
 use crate::id::ObjectId;
 use crate::object::{Object, ObjectKind, ObjectName};
@@ -154,7 +154,7 @@ impl Store for LocalStore {
         let written = meta.modified().map_err(|error| fail(&error))?;
         // A file from the future is as young as can be: never a reason to call something stale.
         let age = SystemTime::now().duration_since(written).unwrap_or(Duration::ZERO);
-        Ok(Stat { size: meta.len(), age, store_ahead_secs: 0 })
+        Ok(Stat { size: meta.len(), age, ..Stat::default() })
     }
 
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
@@ -190,6 +190,10 @@ impl Store for LocalStore {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         Ok(true)
+    }
+
+    fn retain(&self, name: &ObjectName, _: Retention) -> Result<(), StoreError> {
+        Err(StoreError::new(self, StoreErrorKind::Other, "retain", name, "only S3 can, in buckets with object lock"))
     }
 }
 

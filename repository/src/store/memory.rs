@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{AsOf, Listed, PutMode, ReadRange, SIGNED_FOR, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Retention, SIGNED_FOR, Stat, Store, StoreError, StoreErrorKind};
 use crate::clock::Clock;
 use crate::object::{Object, ObjectKind, ObjectName};
 
@@ -23,6 +23,8 @@ pub struct MemoryStore {
     pub clock: Option<Arc<dyn Clock>>,
     /// So far its clock is ahead, as it says.
     pub ahead_secs: Arc<AtomicI64>,
+    /// What is retained: as in a bucket that keeps versions, it can be removed all the same.
+    pub retained: Arc<Mutex<BTreeMap<ObjectName, Retention>>>,
 }
 
 impl MemoryStore {
@@ -30,7 +32,7 @@ impl MemoryStore {
     #[must_use]
     pub fn with(objects: impl IntoIterator<Item = (ObjectName, Bytes)>) -> Self {
         let objects = objects.into_iter().map(|(name, body)| (name, (body, Instant::now()))).collect();
-        Self { objects: Arc::new(Mutex::new(objects)), clock: None, ahead_secs: Arc::default() }
+        Self { objects: Arc::new(Mutex::new(objects)), ..Self::default() }
     }
 
     /// The same store, which from here on refuses what is late by this clock, as S3 does.
@@ -103,7 +105,15 @@ impl Store for MemoryStore {
 
     fn stat(&self, name: &ObjectName) -> Result<Stat, StoreError> {
         let (body, written) = self.get("stat", name)?;
-        Ok(Stat { size: body.len() as u64, age: written.elapsed(), store_ahead_secs: self.ahead_secs.load(Ordering::Relaxed) })
+        let retained = self.retained.lock().expect("no holder panics");
+        Ok(Stat {
+            size: body.len() as u64,
+            age: written.elapsed(),
+            store_ahead_secs: self.ahead_secs.load(Ordering::Relaxed),
+            retention: retained.get(name).copied(),
+            has_legal_hold: false,
+            is_versioned: !retained.is_empty(),
+        })
     }
 
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
@@ -128,6 +138,12 @@ impl Store for MemoryStore {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         Ok(true)
+    }
+
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        self.get("retain", name)?;
+        self.retained.lock().expect("no holder panics").insert(*name, retention);
+        Ok(())
     }
 }
 

@@ -113,6 +113,52 @@ pub trait Store: Send + Sync + Debug {
     /// # Errors
     /// Any kind.
     fn creates_exclusively(&self) -> Result<bool, StoreError>;
+
+    /// Forbids to remove or replace what is stored, for everybody and until then. S3's object lock.
+    ///
+    /// # Errors
+    /// Any kind: most stores cannot.
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError>;
+}
+
+/// Until when what is stored can be neither removed nor replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Who could all the same.
+    pub mode: RetentionMode,
+    /// By the store's clock.
+    pub until: jiff::Timestamp,
+}
+
+/// How long what is written is retained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retain {
+    /// How firmly.
+    pub mode: RetentionMode,
+    /// For how long, at most [`LONGEST_RETENTION`].
+    pub period: Duration,
+}
+
+impl Retain {
+    /// What is written at this moment is retained until then.
+    #[must_use]
+    pub fn since(self, then: jiff::Timestamp) -> Retention {
+        // Whole seconds: servers know no others. No clock goes beyond the year 9999.
+        let until = then.as_second().saturating_add(self.period.as_secs().try_into().unwrap_or(i64::MAX));
+        Retention { mode: self.mode, until: jiff::Timestamp::from_second(until).unwrap_or(jiff::Timestamp::MAX) }
+    }
+}
+
+/// Nobody ends what was retained by mistake: so long and no longer.
+pub const LONGEST_RETENTION: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
+/// How firmly something is retained, in S3's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RetentionMode {
+    /// Whoever has `s3:BypassGovernanceRetention` may end it.
+    Governance,
+    /// Nobody may, and nobody may shorten it.
+    Compliance,
 }
 
 /// When a request counts as signed. Stores that know signatures refuse what was signed more than [`SIGNED_FOR`] ago.
@@ -154,7 +200,7 @@ pub enum ReadRange {
 }
 
 /// What is known of an object without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stat {
     /// Bytes.
     pub size: u64,
@@ -162,6 +208,12 @@ pub struct Stat {
     pub age: Duration,
     /// How far the store's clock is ahead of this machine's, in seconds.
     pub store_ahead_secs: i64,
+    /// How long it is retained; none also where one may not know.
+    pub retention: Option<Retention>,
+    /// It is retained until somebody ends that.
+    pub has_legal_hold: bool,
+    /// What is removed or replaced here stays as an old version, and takes its room.
+    pub is_versioned: bool,
 }
 
 /// One object of a list.
@@ -308,5 +360,8 @@ impl<S: Store + ?Sized> Store for std::sync::Arc<S> {
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         (**self).creates_exclusively()
+    }
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        (**self).retain(name, retention)
     }
 }

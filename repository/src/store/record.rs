@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::memory::MemoryStore;
-use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError};
+use super::{AsOf, Listed, PutMode, ReadRange, Retention, Stat, Store, StoreError};
 use crate::object::{Object, ObjectKind, ObjectName};
 
 /// A change that began or ended; both carry the number of the change.
@@ -115,5 +115,9 @@ impl<S: Store> Store for Recording<S> {
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        self.inner.retain(name, retention)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::count::Counters;
-use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Retention, Stat, Store, StoreError, StoreErrorKind};
 use crate::crypto::random;
 use crate::object::{Object, ObjectKind, ObjectName};
 use crate::stop::Stop;
@@ -145,6 +145,10 @@ impl<S: Store> Store for Retrying<S> {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.run(|| self.inner.creates_exclusively())
+    }
+
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        self.run(|| self.inner.retain(name, retention))
     }
 }
 

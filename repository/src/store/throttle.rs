@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Retention, Stat, Store, StoreError, StoreErrorKind};
 use crate::object::{Object, ObjectKind, ObjectName};
 use crate::stop::Stop;
 
@@ -94,6 +94,10 @@ impl<S: Store> Store for Throttled<S> {
 
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        self.inner.retain(name, retention)
     }
 }
 

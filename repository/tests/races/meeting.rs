@@ -13,7 +13,7 @@ use repository::lock::{Lock, UnlockMode, unlock};
 use repository::object::{Object, ObjectKind, ObjectName};
 use repository::prune::Outcome;
 use repository::store::memory::MemoryStore;
-use repository::store::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use repository::store::{AsOf, Listed, PutMode, ReadRange, Retention, Stat, Store, StoreError, StoreErrorKind};
 
 use crate::actors::pruned;
 use crate::common;
@@ -186,6 +186,9 @@ impl Store for Interrupted {
     }
     fn creates_exclusively(&self) -> Result<bool, StoreError> {
         self.inner.creates_exclusively()
+    }
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        self.inner.retain(name, retention)
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Chosen, Filter};
-use crate::cli::values::{Age, Bytes, Count, MaxUnused, Share};
+use crate::cli::values::{Age, Bytes, Count, MaxUnused, Share, Span};
 
 #[derive(Debug, Args)]
 #[command(
@@ -228,4 +228,24 @@ pub(crate) struct Unlock {
     /// Remove all locks, also fresh ones: only when it is certain that nobody is at work
     #[arg(long)]
     pub(crate) remove_all: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What snapshots need is `config`, keys, snapshots, index files, and packs; what they do not need does not count. Every object is\nasked for; --json prints a line for each. It needs s3:GetObjectRetention and s3:GetObjectLegalHold.\n\nExample:\n  mover lock-report --at-least 14d"
+)]
+pub(crate) struct LockReport {
+    /// Fail (exit code 1) unless all of it is retained for so long from now on
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at_least: Option<Span>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A backup retains what it writes, not what it finds stored: run this more often than half the period goes by.\nIt needs s3:PutObjectRetention. Nothing is ever shortened, and what compliance retains stays so.\n\nExample:\n  mover lock-extend --s3-retain compliance:30d"
+)]
+pub(crate) struct LockExtend {
+    /// Leave alone what is retained for so long anyway [default: half of --s3-retain]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at_least: Option<Span>,
 }

@@ -10,9 +10,9 @@ use clap_complete::Shell;
 
 pub(crate) use self::look::{Diff, Dump, Find, Ls, Snapshots, Stats, Verify};
 pub(crate) use self::maintenance::{
-    Check, Forget, GroupKey, Keep, Key, KeyAction, Prune, Repair, RepairWhat, Rewrite, Tag, TagChange, Unlock,
+    Check, Forget, GroupKey, Keep, Key, KeyAction, LockExtend, LockReport, Prune, Repair, RepairWhat, Rewrite, Tag, TagChange, Unlock,
 };
-use super::values::{Bytes, Rate, Span, TimePoint};
+use super::values::{Bytes, Rate, Retain, Span, TimePoint};
 
 /// Backs up directories, block devices and streams into a deduplicating, encrypted repository, and restores them
 ///
@@ -88,6 +88,14 @@ pub(crate) struct S3 {
     /// Write only where nothing is (`If-None-Match: *`), for credentials that may do no more: docs/immutable.md
     #[arg(long, global = true, env = "MOVER_S3_CREATE_ONLY")]
     pub(crate) s3_create_only: bool,
+    /// Retain what is written: governance:30d or compliance:30d, in buckets with object lock. Nobody, you included, can end or
+    /// shorten what compliance retains: docs/immutable.md
+    #[arg(long, global = true, value_name = "MODE:TIME", env = "MOVER_S3_RETAIN")]
+    pub(crate) s3_retain: Option<Retain>,
+    /// Read what was there then, whatever was removed or replaced since, in buckets that keep versions; without a lock. With `copy`
+    /// it is what is copied from
+    #[arg(long, global = true, value_name = "TIME")]
+    pub(crate) s3_as_of: Option<TimePoint>,
     /// PEM file of certificates to trust beside the system's [env: AWS_CA_BUNDLE]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) s3_ca: Option<PathBuf>,
@@ -152,6 +160,10 @@ pub(crate) enum Command {
     Key(Key),
     /// Remove locks that were left behind
     Unlock(Unlock),
+    /// Say until when what snapshots need can be neither removed nor replaced (S3 object lock)
+    LockReport(LockReport),
+    /// Retain what snapshots need for longer (S3 object lock)
+    LockExtend(LockExtend),
     /// Print completions for a shell
     Completions {
         /// Which

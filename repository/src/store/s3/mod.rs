@@ -6,6 +6,8 @@
 
 mod error;
 mod interceptors;
+mod retention;
+mod versions;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -27,7 +29,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use bytes::Bytes;
 
 use self::interceptors::{PayloadHash, ServerDate};
-use super::{AsOf, Listed, PutMode, ReadRange, Stat, Store, StoreError, StoreErrorKind};
+use super::{AsOf, Listed, PutMode, ReadRange, Retain, Retention, Stat, Store, StoreError, StoreErrorKind};
 use crate::crypto::random;
 use crate::id::ObjectId;
 use crate::object::{Object, ObjectKind, ObjectName};
@@ -50,6 +52,10 @@ pub struct S3Options {
     pub ca_bundle: Option<PathBuf>,
     /// Every write is made only if nothing is there: for credentials that may do no more.
     pub create_only: bool,
+    /// What a restore needs is retained when it is written, in buckets with object lock.
+    pub retain: Option<Retain>,
+    /// What is read is what was there then, in buckets that keep versions; nothing is written.
+    pub as_of: Option<jiff::Timestamp>,
 }
 
 /// Time to connect.
@@ -190,6 +196,7 @@ impl S3Store {
         if mode == PutMode::CreateNew {
             request = request.if_none_match("*");
         }
+        let request = retention::retained(request, object.name.kind, self.options.retain, as_of);
         let request = signed(request.customize().interceptor(PayloadHash(object.sha256)), as_of).send();
         let answer = self.request("write", &object.name, object.body.len() as u64, request)?;
         if answer.e_tag().is_none() {
@@ -268,6 +275,7 @@ impl Store for S3Store {
     }
 
     fn put_as_of(&self, object: &Object, mode: PutMode, as_of: AsOf) -> Result<(), StoreError> {
+        self.must_be_now("write", &object.name)?;
         if self.options.create_only {
             return self.put_if(object, PutMode::CreateNew, as_of);
         }
@@ -285,7 +293,8 @@ impl Store for S3Store {
 
     fn read(&self, name: &ObjectName, range: ReadRange, into: &mut Vec<u8>) -> Result<(), StoreError> {
         into.clear();
-        let mut request = self.client.get_object().bucket(&self.options.bucket).key(self.key(&name.path()));
+        let version = self.version("read", name)?;
+        let mut request = self.client.get_object().bucket(&self.options.bucket).key(self.key(&name.path())).set_version_id(version);
         let limit = match range {
             ReadRange::Whole { limit } => limit,
             ReadRange::Part { offset, length } => {
@@ -317,31 +326,40 @@ impl Store for S3Store {
 
     fn stat(&self, name: &ObjectName) -> Result<Stat, StoreError> {
         let date = ServerDate::default();
-        let request = self.client.head_object().bucket(&self.options.bucket).key(self.key(&name.path()));
+        let version = self.version("stat", name)?;
+        let request = self.client.head_object().bucket(&self.options.bucket).key(self.key(&name.path())).set_version_id(version);
         let answer = self.request("stat", name, 0, request.customize().interceptor(date.clone()).send())?;
         let here = DateTime::from(std::time::SystemTime::now()).secs();
         let there = date.seconds().unwrap_or(here);
         let written = answer.last_modified().map_or(there, DateTime::secs);
-        Ok(Stat {
+        let stat = Stat {
             size: answer.content_length().and_then(|length| u64::try_from(length).ok()).unwrap_or(0),
             age: Duration::from_secs(u64::try_from(there - written).unwrap_or(0)),
             store_ahead_secs: there - here,
-        })
+            ..Stat::default()
+        };
+        Ok(retention::told(stat, &answer))
     }
 
     fn list(&self, kind: ObjectKind, each: &mut dyn FnMut(Listed)) -> Result<(), StoreError> {
         let prefix = format!("{}/", self.key(kind.folder()));
+        // Another object of that name elsewhere in the prefix is none of ours.
+        let named = |key: &str| {
+            let id = key.rsplit('/').next()?.parse::<ObjectId>().ok()?;
+            Some(ObjectName::new(kind, id)).filter(|name| key == self.key(&name.path()))
+        };
+        if let Some(as_of) = self.options.as_of {
+            return self.list_as_of(as_of, "list", &kind, &prefix, &mut |key, there| {
+                named(key).into_iter().for_each(|name| each(Listed { name, size: there.size }));
+            });
+        }
         let mut continuation = None;
         loop {
             let request =
                 self.client.list_objects_v2().bucket(&self.options.bucket).prefix(&prefix).set_continuation_token(continuation.take());
             let page = self.request("list", &kind, 0, request.send())?;
             for object in page.contents() {
-                let name = object.key().and_then(|key| key.rsplit('/').next()).and_then(|name| name.parse::<ObjectId>().ok());
-                let (Some(id), Some(key)) = (name, object.key()) else { continue };
-                let name = ObjectName::new(kind, id);
-                // Another object of that name elsewhere in the prefix is none of ours.
-                if key == self.key(&name.path()) {
+                if let Some(name) = object.key().and_then(named) {
                     each(Listed { name, size: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0) });
                 }
             }
@@ -358,6 +376,7 @@ impl Store for S3Store {
     }
 
     fn delete_as_of(&self, name: &ObjectName, as_of: AsOf) -> Result<(), StoreError> {
+        self.must_be_now("delete", name)?;
         let request = self.client.delete_object().bucket(&self.options.bucket).key(self.key(&name.path()));
         match self.request("delete", name, 0, signed(request.customize(), as_of).send()) {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
@@ -376,5 +395,11 @@ impl Store for S3Store {
         }
         let found = self.probe_create()?;
         Ok(*self.creates_exclusively.get_or_init(|| found))
+    }
+
+    fn retain(&self, name: &ObjectName, retention: Retention) -> Result<(), StoreError> {
+        self.must_be_now("retain", name)?;
+        let request = self.client.put_object_retention().bucket(&self.options.bucket).key(self.key(&name.path()));
+        self.request("retain", name, 0, request.retention(retention::asked(retention)).send()).map(|_| ())
     }
 }

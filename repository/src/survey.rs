@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use super::Options;
+use crate::budget::Shares;
 use crate::error::{Error, Result};
 use crate::format::BlobKind;
 use crate::format::node::{Node, NodeKind};
@@ -17,36 +17,36 @@ use crate::store::StoreErrorKind;
 
 /// A look at everything. One copy of each blob that a snapshot needs is marked in the index.
 #[derive(Debug, Default)]
-pub(super) struct Survey {
-    pub(super) index: Arc<Index>,
-    pub(super) snapshots: HashSet<ObjectId>,
+pub(crate) struct Survey {
+    pub(crate) index: Arc<Index>,
+    pub(crate) snapshots: HashSet<ObjectId>,
     /// Packs that are there, and their sizes.
-    pub(super) stored: HashMap<PackId, u64>,
+    pub(crate) stored: HashMap<PackId, u64>,
 }
 
 impl Survey {
     /// Looks. Of copies, one that lies in no pack of `avoid` is marked, if there is one.
-    pub(super) fn take(repository: &Arc<Repository>, options: &Options, avoid: &HashSet<PackId>) -> Result<Self> {
+    pub(crate) fn take(repository: &Arc<Repository>, shares: &Shares, avoid: &HashSet<PackId>) -> Result<Self> {
         // Snapshots first: what they need was stored before them.
         let snapshots = repository.snapshot_ids()?;
-        let index = Arc::new(Index::load(repository, options.shares.index_bytes)?);
+        let index = Arc::new(Index::load(repository, shares.index_bytes)?);
         let stored = repository.stored_packs()?;
         let mut survey = Self { index, snapshots: HashSet::new(), stored };
-        survey.mark(repository, options, snapshots, avoid)?;
+        survey.mark(repository, shares, snapshots, avoid)?;
         Ok(survey)
     }
 
     /// Looks at what came since: snapshots, index files. Marks are moved out of `avoid` where there is another copy by now.
     /// The answer is false if it is out of date: an index file that it rests on is not there any more.
-    pub(super) fn catch_up(&mut self, repository: &Arc<Repository>, options: &Options, avoid: &HashSet<PackId>) -> Result<bool> {
+    pub(crate) fn catch_up(&mut self, repository: &Arc<Repository>, shares: &Shares, avoid: &HashSet<PackId>) -> Result<bool> {
         let mut snapshots = repository.snapshot_ids()?;
-        if !self.index.catch_up(repository, options.shares.index_bytes)? {
+        if !self.index.catch_up(repository, shares.index_bytes)? {
             return Ok(false);
         }
         let unseen: Vec<PackInfo> = self.index.packs().into_iter().filter(|pack| !self.stored.contains_key(&pack.id)).collect();
         let found = Mutex::new(&mut self.stored);
         parallel::each(
-            options.shares.uploads,
+            shares.uploads,
             &unseen,
             || (),
             |(), pack| {
@@ -60,25 +60,25 @@ impl Survey {
         )?;
         self.index.move_marks(avoid, &|pack| self.stored.get(&pack.id) == Some(&pack.size));
         snapshots.retain(|id| !self.snapshots.contains(id));
-        self.mark(repository, options, snapshots, avoid)?;
+        self.mark(repository, shares, snapshots, avoid)?;
         Ok(true)
     }
 
     /// What is needed of those of these packs that the index names.
-    pub(super) fn usage_of(&self, packs: &HashSet<PackId>) -> HashMap<PackId, Usage> {
+    pub(crate) fn usage_of(&self, packs: &HashSet<PackId>) -> HashMap<PackId, Usage> {
         self.index.usage().into_iter().filter(|usage| packs.contains(&usage.pack.id)).map(|usage| (usage.pack.id, usage)).collect()
     }
 
     /// Those of these packs of which nothing is marked.
-    pub(super) fn unmarked(&self, packs: &HashSet<PackId>) -> HashSet<PackId> {
+    pub(crate) fn unmarked(&self, packs: &HashSet<PackId>) -> HashSet<PackId> {
         let usage = self.usage_of(packs);
         packs.iter().filter(|pack| usage.get(pack).is_none_or(|usage| usage.needed_blobs == 0)).copied().collect()
     }
 
     /// Marks one copy of every blob that these snapshots need; of trees the one that was read, unless that is to go.
-    fn mark(&mut self, repository: &Arc<Repository>, options: &Options, snapshots: Vec<ObjectId>, avoid: &HashSet<PackId>) -> Result<()> {
+    fn mark(&mut self, repository: &Arc<Repository>, shares: &Shares, snapshots: Vec<ObjectId>, avoid: &HashSet<PackId>) -> Result<()> {
         let Self { index, stored, .. } = &*self;
-        let trees = Trees::new(repository, index, options.shares.tree_bytes);
+        let trees = Trees::new(repository, index, shares.tree_bytes);
         let is_whole = |pack: &PackInfo| stored.get(&pack.id) == Some(&pack.size);
         let stays = |pack: &PackInfo| is_whole(pack) && !avoid.contains(&pack.id);
         for id in &snapshots {

@@ -1,0 +1,98 @@
+//! Until when what snapshots need can be neither removed nor replaced, in buckets with S3's object lock; and for longer.
+//!
+//! What a backup writes is retained for a period ([`S3Options::retain`](crate::store::s3::S3Options::retain)). What it uses and
+//! did not write was retained when that was written, and that ends sooner: so it is extended now and then.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::budget::Shares;
+use crate::error::{Error, Result};
+use crate::lock::MAX_CLOCK_SKEW_SECS;
+use crate::object::{ObjectKind, ObjectName};
+use crate::parallel;
+use crate::repository::Repository;
+use crate::store::{Retain, Retention};
+use crate::survey::Survey;
+
+/// What snapshots need, of one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needed {
+    /// Which.
+    pub name: ObjectName,
+    /// Bytes.
+    pub size: u64,
+    /// How long it is retained; none if it is not, or if that has ended.
+    pub retention: Option<Retention>,
+    /// It is retained until somebody ends that.
+    pub has_legal_hold: bool,
+    /// It was extended just now.
+    pub is_extended: bool,
+}
+
+impl Needed {
+    /// Whether it is retained at that moment.
+    #[must_use]
+    pub fn lasts_until(&self, then: Timestamp) -> bool {
+        self.has_legal_hold || self.retention.is_some_and(|retention| retention.until >= then)
+    }
+}
+
+/// What is to be extended, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extend {
+    /// From now on. What is retained by another mode stays in that.
+    pub retain: Retain,
+    /// Only what is not retained for that long anyway.
+    pub at_least: Duration,
+}
+
+/// All that snapshots need: `config`, keys, snapshots, index files, and of each blob a pack that has it.
+///
+/// # Errors
+/// Damage; [`Error::MemoryBound`]; [`Error::Refused`] if the clocks differ; those of the store.
+pub fn run(repository: &Arc<Repository>, shares: &Shares, extend: Option<Extend>, on_needed: &(dyn Fn(&Needed) + Sync)) -> Result<()> {
+    let survey = Survey::take(repository, shares, &HashSet::new())?;
+    let store = repository.store();
+    let mut names = vec![ObjectName::CONFIG];
+    for kind in [ObjectKind::Key, ObjectKind::Index] {
+        names.extend(store.names(kind)?);
+    }
+    names.extend(survey.snapshots.iter().map(|id| ObjectName::new(ObjectKind::Snapshot, *id)));
+    names.extend(survey.index.usage().iter().filter(|usage| usage.needed_blobs > 0).map(|usage| ObjectName::pack(usage.pack.id)));
+    drop(survey);
+    let one_at_a_time = Mutex::new(());
+    let look = |(): &mut (), name: &ObjectName| {
+        let needed = look_at(repository, *name, extend)?;
+        let _turn = one_at_a_time.lock().expect("no holder panics");
+        on_needed(&needed);
+        Ok(())
+    };
+    parallel::each(shares.uploads, &names, || (), look)
+}
+
+fn look_at(repository: &Repository, name: ObjectName, extend: Option<Extend>) -> Result<Needed> {
+    let stat = repository.store().stat(&name)?;
+    if stat.store_ahead_secs.abs() > MAX_CLOCK_SKEW_SECS {
+        let ahead = stat.store_ahead_secs;
+        return Err(Error::Refused(format!(
+            "the storage's clock is {ahead} s ahead of this machine's, so nobody knows until when: set the clock"
+        )));
+    }
+    let now = repository.clock().now();
+    let retention = stat.retention.filter(|retention| retention.until > now);
+    let mut needed = Needed { name, size: stat.size, retention, has_legal_hold: stat.has_legal_hold, is_extended: false };
+    if let Some(Extend { retain, at_least }) = extend {
+        let wanted = now.saturating_add(SignedDuration::try_from(at_least).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX);
+        if !needed.retention.is_some_and(|retention| retention.until >= wanted) {
+            let mode = needed.retention.map_or(retain.mode, |retention| retention.mode);
+            let longer = Retention { mode, ..retain.since(now) };
+            repository.store().retain(&name, longer)?;
+            needed = Needed { retention: Some(longer), is_extended: true, ..needed };
+        }
+    }
+    Ok(needed)
+}
