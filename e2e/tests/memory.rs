@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
+use e2e::minio::Minio;
 use e2e::program::{PASSWORD, Program, mover};
 use e2e::tree::{many, random};
 use tempfile::tempdir;
@@ -52,6 +53,38 @@ fn two_hundred_thousand_small_files() {
     assert_bounded("backup of 200,000 files", &mover, &backup);
     assert_bounded("the same again", &mover, &backup);
     assert_bounded("restore of 200,000 files", &mover, &["restore", "latest", dir.path().join("target").to_str().unwrap()]);
+}
+
+/// On S3, beside others, which takes more of it than under an exclusive lock.
+#[test]
+#[ignore = "minutes: make nightly"]
+fn a_prune_of_a_million_blobs() {
+    const EACH: u32 = 550_000;
+    let (dir, minio) = (tempdir().unwrap(), Minio::start());
+    let (mover, source) = (minio.mover("r"), dir.path().join("source"));
+    mover.ok(&["init"]);
+    for part in 0..2 {
+        for i in 0..EACH {
+            let folder = source.join(format!("{:03}", i / 1000));
+            if i % 1000 == 0 {
+                fs::create_dir_all(&folder).unwrap();
+            }
+            // Every tenth is the same in both, so that packs are needed in part.
+            let number = if i % 10 == 0 { i } else { part * EACH + i };
+            fs::write(folder.join(format!("file-{i:06}")), format!("content of file {number}\n")).unwrap();
+        }
+        mover.ok(&["--memory", "1GiB", "backup", source.to_str().unwrap()]);
+        fs::remove_dir_all(&source).unwrap();
+    }
+    mover.ok(&["forget", "--keep-last", "1"]);
+    let blobs = mover.ok(&["--json", "prune", "--dry-run"]);
+    let (needed, unused) = (blobs.json("blobs_needed").as_u64().unwrap(), blobs.json("blobs_unused").as_u64().unwrap());
+    println!("{needed} blobs are needed, {unused} are not");
+    assert!(needed + unused > 1_000_000);
+    assert_bounded("prune of a million blobs", &mover, &["prune", "--max-unused", "0%"]);
+    mover.ok(&["check", "--read-data"]);
+    let left = mover.ok(&["--json", "prune", "--dry-run", "--max-unused", "0%"]);
+    assert_eq!((left.json("blobs_unused").as_u64(), left.json("bytes_freed").as_u64()), (Some(0), Some(0)));
 }
 
 #[test]

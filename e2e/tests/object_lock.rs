@@ -7,7 +7,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use e2e::minio::{Minio, credentials};
 use e2e::place::{Place, assert_refused};
-use e2e::program::{Program, mover};
+use e2e::program::{PASSWORD, Program, mover};
 use e2e::tree::{assert_same, difficult, random};
 use e2e::within;
 
@@ -79,12 +79,13 @@ fn what_was_there_is_restored_after_all_of_it_was_destroyed() {
     let before = minio.mover("r").arg("--s3-as-of").arg("2026-01-01");
     assert_eq!(before.run(&["snapshots"]).code, 10);
     // And on with it, in another place.
-    let elsewhere = place.mover.clone().env("MOVER_FROM_PASSWORD", e2e::program::PASSWORD);
-    let from = minio.location("r");
-    let elsewhere = credentials(elsewhere).arg("--s3-as-of").arg(&then);
-    elsewhere.ok(&["copy", "--from-repository", &from]);
-    place.mover.ok(&["check", "--read-data"]);
-    place.mover.ok(&["restore", "latest", &place.text("again"), "--verify"]);
+    let another = mover(place.path("another"));
+    let from = another.clone().env("MOVER_FROM_PASSWORD", PASSWORD).env("MOVER_FROM_REPOSITORY", minio.location("r"));
+    let from = credentials(from).arg("--s3-as-of").arg(&then);
+    from.ok(&["init", "--copy-chunker-params"]);
+    from.ok(&["copy"]);
+    another.ok(&["check", "--read-data"]);
+    another.ok(&["restore", "latest", &place.text("again"), "--verify"]);
     assert_same(&place.path("before"), &place.path("again"));
 }
 
@@ -138,12 +139,18 @@ fn what_is_used_again_is_retained_for_longer() {
     program.ok(&["lock-report", "--at-least", "110m"]);
     // Nothing is shortened.
     assert_eq!(extended(&program), 0);
-    // What snapshots do not need does not count; what is new does.
+    // What is new is not yet retained for as long; what snapshots do not need any more does not count.
     place.file("source/large", &random(20 << 20, 2));
     program.ok(&["backup", &source]);
+    place.file("source/large", &random(20 << 20, 3));
+    program.ok(&["backup", &source]);
     assert_eq!(program.run(&["lock-report", "--at-least", "1h"]).code, 1);
-    let new = extended(&longer);
-    assert!(0 < new && new < all + 6, "{new}");
+    let objects = || program.ok(&["--json", "lock-report"]).json("objects").as_u64().unwrap();
+    let before = objects();
+    program.ok(&["forget", "--keep-last", "1"]);
+    // Two snapshots, and a pack of either at least.
+    assert!(objects() <= before - 4, "{before}");
+    assert!((1..before).contains(&extended(&longer)));
     let ran = program.ok(&["lock-report", "--at-least", "110m"]);
     assert!(ran.stdout.contains("BypassGovernanceRetention"), "{ran:?}");
     minio.restic("restic-new", "r").ok(&["check", "--read-data"]);
@@ -164,5 +171,7 @@ fn a_bucket_without_object_lock_says_so() {
     assert_eq!(program.run(&["lock-report", "--at-least", "1s"]).code, 1);
     let ran = program.ok(&["--json", "prune"]);
     assert_eq!(ran.json("keeps_versions").as_bool(), Some(false));
-    assert_refused(&mover(place.path("repository")).arg("--s3-as-of").arg("1h").run(&["snapshots"]), 1, "versions");
+    for place in [mover(place.path("repository")), minio.mover("r")] {
+        assert_refused(&place.arg("--s3-as-of").arg("1h").run(&["snapshots"]), 1, "versions");
+    }
 }

@@ -4,7 +4,7 @@
 //! did not write was retained when that was written, and that ends sooner: so it is extended now and then.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -15,7 +15,7 @@ use crate::lock::MAX_CLOCK_SKEW_SECS;
 use crate::object::{ObjectKind, ObjectName};
 use crate::parallel;
 use crate::repository::Repository;
-use crate::store::{Retain, Retention};
+use crate::store::{Retain, Retention, StoreErrorKind};
 use crate::survey::Survey;
 
 /// What snapshots need, of one object.
@@ -34,10 +34,10 @@ pub struct Needed {
 }
 
 impl Needed {
-    /// Whether it is retained at that moment.
+    /// Whether it is retained until then. A legal hold is no promise: whoever may set it may end it at once.
     #[must_use]
     pub fn lasts_until(&self, then: Timestamp) -> bool {
-        self.has_legal_hold || self.retention.is_some_and(|retention| retention.until >= then)
+        self.retention.is_some_and(|retention| retention.until >= then)
     }
 }
 
@@ -50,7 +50,8 @@ pub struct Extend {
     pub at_least: Duration,
 }
 
-/// All that snapshots need: `config`, keys, snapshots, index files, and of each blob a pack that has it.
+/// All that snapshots need: `config`, keys, snapshots, index files, and the packs that have their blobs, every copy.
+/// `on_needed` is called by several threads.
 ///
 /// # Errors
 /// Damage; [`Error::MemoryBound`]; [`Error::Refused`] if the clocks differ; those of the store.
@@ -62,13 +63,15 @@ pub fn run(repository: &Arc<Repository>, shares: &Shares, extend: Option<Extend>
         names.extend(store.names(kind)?);
     }
     names.extend(survey.snapshots.iter().map(|id| ObjectName::new(ObjectKind::Snapshot, *id)));
-    names.extend(survey.index.usage().iter().filter(|usage| usage.needed_blobs > 0).map(|usage| ObjectName::pack(usage.pack.id)));
+    let packs = survey.index.usage();
+    names.extend(packs.iter().filter(|usage| usage.needed_blobs > 0 || usage.copies > 0).map(|usage| ObjectName::pack(usage.pack.id)));
     drop(survey);
-    let one_at_a_time = Mutex::new(());
     let look = |(): &mut (), name: &ObjectName| {
-        let needed = look_at(repository, *name, extend)?;
-        let _turn = one_at_a_time.lock().expect("no holder panics");
-        on_needed(&needed);
+        match look_at(repository, *name, extend) {
+            // Forgotten, or a password removed, meanwhile: these we do not keep from going.
+            Err(Error::Store(error)) if error.kind == StoreErrorKind::NotFound && name.kind != ObjectKind::Pack => {}
+            needed => on_needed(&needed?),
+        }
         Ok(())
     };
     parallel::each(shares.uploads, &names, || (), look)
@@ -87,7 +90,7 @@ fn look_at(repository: &Repository, name: ObjectName, extend: Option<Extend>) ->
     let mut needed = Needed { name, size: stat.size, retention, has_legal_hold: stat.has_legal_hold, is_extended: false };
     if let Some(Extend { retain, at_least }) = extend {
         let wanted = now.saturating_add(SignedDuration::try_from(at_least).unwrap_or(SignedDuration::MAX)).unwrap_or(Timestamp::MAX);
-        if !needed.retention.is_some_and(|retention| retention.until >= wanted) {
+        if needed.retention.is_none_or(|retention| retention.until < wanted) {
             let mode = needed.retention.map_or(retain.mode, |retention| retention.mode);
             let longer = Retention { mode, ..retain.since(now) };
             repository.store().retain(&name, longer)?;

@@ -122,6 +122,9 @@ pub struct Status {
     pub errors: u64,
     /// What is being worked on.
     pub current_file: Option<String>,
+    /// What is restored: `latest` is looked up once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_id: Option<String>,
 }
 
 /// What is the matter with one item.

@@ -99,7 +99,7 @@ pub struct RestoreSummary {
     pub others_restored: u64,
     /// Bytes of files written.
     pub bytes_restored: u64,
-    /// Bytes of files that differed elsewhere: they were there already.
+    /// Bytes that were there already: of files that are as they were, and of those that differed elsewhere.
     #[serde(default)]
     pub bytes_in_place: u64,
     /// Entries that the snapshot does not have, and that were removed.
@@ -401,7 +401,7 @@ pub struct Protection {
     pub mode: Option<String>,
     /// Until then.
     pub until: Option<String>,
-    /// It is retained until somebody ends that.
+    /// It is under a legal hold, too.
     pub legal_hold: bool,
     /// Its retention was made longer just now.
     pub extended: bool,
@@ -418,7 +418,7 @@ pub struct ProtectionSummary {
     pub compliance: u64,
     /// Those that only `s3:BypassGovernanceRetention` can remove.
     pub governance: u64,
-    /// Those that are retained until somebody ends that, in whatever mode.
+    /// Those under a legal hold, which whoever may set it may end: it protects nothing here.
     pub legal_holds: u64,
     /// Those that whoever has keys can remove, and not only hide.
     pub unprotected: u64,
@@ -428,7 +428,7 @@ pub struct ProtectionSummary {
     pub too_short: u64,
     /// Those whose retention was made longer.
     pub extended: u64,
-    /// All of it until then; none if something is unprotected, or all of it is under legal hold.
+    /// All of it until then; none if something is unprotected.
     pub until: Option<String>,
     /// From start to end.
     pub seconds: f64,

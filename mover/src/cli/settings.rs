@@ -56,9 +56,9 @@ impl Settings {
         }
     }
 
-    /// The way to the repository.
-    pub(crate) fn access(&self) -> Result<Access, CommandError> {
-        self.access_to(&self.here())
+    /// The way to the repository, as it is now.
+    pub(crate) fn access_now(&self) -> Result<Access, CommandError> {
+        self.access_to(&Place { as_of: None, ..self.here() })
     }
 
     fn access_to(&self, place: &Place<'_>) -> Result<Access, CommandError> {

@@ -26,7 +26,7 @@ pub(super) enum Existing {
 }
 
 pub(super) fn run(settings: &Settings, existing: Existing, like: Option<&From>) -> Result<ExitCode, CommandError> {
-    let access = settings.access()?;
+    let access = settings.access_now()?;
     let polynomial = match like {
         Some(from) => Some(settings.open_other(from)?.config().polynomial().map_err(Error::Refused)?),
         None => None,

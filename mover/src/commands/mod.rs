@@ -79,7 +79,8 @@ pub(crate) fn run(settings: &Settings, command: Command) -> Result<ExitCode, Com
 
 fn may_go_without_lock(command: &Command) -> bool {
     match command {
-        Command::Restore(_)
+        Command::Init { copy_chunker_params: true, .. }
+        | Command::Restore(_)
         | Command::Snapshots(_)
         | Command::Ls(_)
         | Command::Find(_)

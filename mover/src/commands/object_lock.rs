@@ -51,12 +51,13 @@ fn run(settings: &Settings, extend: Option<Extend>, at_least: Option<Duration>) 
     let repository = settings.open()?;
     let report = &settings.report;
     let now = Timestamp::now();
-    let wanted = at_least.and_then(|time| now.checked_add(SignedDuration::try_from(time).ok()?).ok());
+    let at_least = SignedDuration::try_from(at_least.unwrap_or_default()).unwrap_or(SignedDuration::MAX);
+    let wanted = now.saturating_add(at_least).unwrap_or(Timestamp::MAX);
     let found = Mutex::new(Found::default());
     let on_needed = |needed: &Needed| {
         let mut found = found.lock().expect("no holder panics");
-        found.count(needed, wanted.unwrap_or(now));
-        let is_short = !needed.lasts_until(wanted.unwrap_or(now));
+        found.count(needed, wanted);
+        let is_short = !needed.lasts_until(wanted);
         if report.output() == Output::Json {
             report.line(&Line::Protection(protection(needed)));
         } else if is_short && found.summary.too_short <= MOST_NAMED {
@@ -94,7 +95,6 @@ impl Found {
         summary.extended += u64::from(needed.is_extended);
         summary.too_short += u64::from(!needed.lasts_until(wanted));
         match needed.retention {
-            _ if needed.has_legal_hold => {}
             Some(Retention { until: end, .. }) => *until = Some(until.map_or(end, |first| first.min(end))),
             None => {
                 summary.unprotected += 1;
@@ -125,7 +125,7 @@ fn text(summary: &ProtectionSummary) -> String {
     let mut row = |name: &str, what: String| writeln!(text, "{name:<10} {what}").expect("strings take all");
     row("needed", format!("{} in {} objects: config, keys, snapshots, index files, packs", bytes(summary.bytes), count(objects)));
     let by_mode = format!("{} by compliance, {} by governance", count(compliance), count(governance));
-    row("retained", format!("{by_mode}, {} by legal hold", count(legal_holds)));
+    row("retained", format!("{by_mode}; {} are under a legal hold", count(legal_holds)));
     if extended > 0 {
         row("extended", format!("{} objects", count(extended)));
     }
@@ -133,14 +133,11 @@ fn text(summary: &ProtectionSummary) -> String {
         row("named", format!("{MOST_NAMED} of {} that are not retained for long enough; --json names all", count(too_short)));
     }
     let result = match &summary.until {
-        _ if unprotected > 0 => {
-            format!("{} objects ({}) are not protected", count(unprotected), bytes(summary.bytes_unprotected))
-        }
+        None => format!("{} objects ({}) are not protected", count(unprotected), bytes(summary.bytes_unprotected)),
         Some(until) if governance > 0 => {
             format!("all of it is protected until {}, save from s3:BypassGovernanceRetention", local_time(until))
         }
         Some(until) => format!("all of it is protected until {}, from everybody", local_time(until)),
-        None => "all of it is protected until somebody ends the legal holds".to_owned(),
     };
     row("result", result);
     text

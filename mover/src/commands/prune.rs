@@ -53,7 +53,7 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
         packs_waiting: waiting.as_ref().map_or(0, |waiting| waiting.packs),
         bytes_waiting: waiting.as_ref().map_or(0, |waiting| waiting.bytes),
         waits_for: waiting.map(|waiting| waiting.holders).unwrap_or_default(),
-        packs_retained: planned.retained.packs,
+        packs_retained: planned.retained.packs.len() as u64,
         bytes_retained: planned.retained.bytes,
         retained_until: planned.retained.until.map(|until| until.to_string()),
         keeps_versions: planned.is_versioned,

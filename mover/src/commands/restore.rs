@@ -41,6 +41,7 @@ pub(super) fn run(settings: &Settings, args: Restore) -> Result<ExitCode, Comman
         shares: settings.shares,
     };
     let report = &settings.report;
+    report.progress().set_snapshot(id.hex());
     let counts = report.during(|| restore::run(&repository, &index, &request, report))?;
     release(lock, report);
     let summary = summarize(&counts, id.hex(), settings, &request, requests(repository.counters()));

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use contract::{Change, Difference, Failure, Item, Line, Requests, Severity, Status};
@@ -45,6 +45,7 @@ pub(crate) struct Progress {
     is_again: AtomicBool,
     wants_current: AtomicBool,
     current: Mutex<PathBuf>,
+    snapshot: OnceLock<String>,
 }
 
 impl Progress {
@@ -76,6 +77,12 @@ impl Progress {
         self.total_files.store(files, Ordering::Relaxed);
         self.total_bytes.store(bytes, Ordering::Relaxed);
         self.has_totals.store(true, Ordering::Release);
+    }
+
+    /// What is restored.
+    pub(crate) fn set_snapshot(&self, id: String) {
+        // Of one run it is one.
+        let _ = self.snapshot.set(id);
     }
 
     /// The path is built only when somebody is about to look.
@@ -331,6 +338,7 @@ impl Report {
             total_bytes,
             errors: self.errors(),
             current_file: (!current.is_empty()).then_some(current),
+            snapshot_id: progress.snapshot.get().cloned(),
         }
     }
 }

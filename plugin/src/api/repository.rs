@@ -50,9 +50,9 @@ pub struct RepositorySpec {
 pub struct ObjectLock {
     /// Who may end it.
     pub mode: ObjectLockMode,
-    /// For how long: `30d`, `12h`.
-    #[schemars(regex(pattern = "^([0-9]+[smhd])+$"))]
-    pub period: String,
+    /// For how long.
+    #[schemars(range(min = 1, max = 3650))]
+    pub days: u16,
 }
 
 /// Who may end that something is retained.

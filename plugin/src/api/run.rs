@@ -144,6 +144,12 @@ pub struct RunStatus {
     pub retry_after: Option<Time>,
     /// The claim was used by a mover that did not finish: the next one gets a fresh one.
     pub renew_claim: bool,
+    /// What movers have begun, and the next one goes on with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Begun>,
+    /// Since when no node that reaches it may run a mover.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_node_since: Option<Time>,
     /// The volume of the mover's claim: looked for when the claim is gone, or has given it away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim_volume: Option<String>,
@@ -167,6 +173,16 @@ pub struct RunStatus {
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completed: Option<Time>,
+}
+
+/// A claim that is filled in part.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Begun {
+    /// Its uid.
+    pub claim: String,
+    /// Movers that failed in it.
+    pub failures: u32,
 }
 
 /// A node and a slot on it, for one mover.

@@ -147,6 +147,8 @@ pub struct RestoreResult {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Those of them that movers before had written, which were interrupted.
+    pub bytes_in_place: u64,
     /// Items that could not be restored as they were.
     pub incomplete: u64,
 }

@@ -158,5 +158,5 @@ pub fn job(backup: &VolumeBackup, namespace_uid: &str, installation: &Installati
         args.push("--block".to_owned());
     }
     // Files of any owner are read.
-    Job { work: "backup", args, is_block, is_read_only: true, capabilities: &["DAC_OVERRIDE"], may_initialize: true }
+    Job { work: "backup", args, is_block, is_read_only: true, capabilities: &["DAC_OVERRIDE"], stores: true }
 }

@@ -258,7 +258,7 @@ fn job(query: &RepositoryQuery, origin: &Origin) -> Job {
         }
     };
     args.extend(filters);
-    Job { work: "query", args, is_block: false, is_read_only: true, capabilities: &[], may_initialize: false }
+    Job { work: "query", args, is_block: false, is_read_only: true, capabilities: &[], stores: false }
 }
 
 /// The inner error is a refusal, in words.

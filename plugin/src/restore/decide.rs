@@ -36,6 +36,10 @@ struct RestorePass<'a> {
 
 impl RestorePass<'_> {
     fn step(&mut self) -> Step {
+        // Looked up once, restored by all.
+        if let Some(id) = self.seen.run.progress.as_ref().and_then(|said| said.snapshot_id.clone()) {
+            self.status.snapshot_id.get_or_insert(id);
+        }
         let outcome = match (self.run.start(&self.seen.restore), self.run.status.phase) {
             (Start::Step(step), _) => return step,
             (Start::CleanUp, _) => {
@@ -94,7 +98,7 @@ impl RestorePass<'_> {
             claim: objects::claim(&self.run.uid, self.run.installation, target),
             is_renewable: true,
             topology: self.seen.class.as_ref().and_then(|class| objects::topology(class, self.seen.selected_node.as_deref())),
-            job: objects::job(&self.seen.origin, self.status.snapshot_id.as_deref(), target),
+            job: objects::job(&self.seen.origin, self.status.snapshot_id.as_deref(), target, self.run.is_begun()),
         }
     }
 
@@ -117,11 +121,21 @@ impl RestorePass<'_> {
             let message = format!("{errors} items could not be restored as they were; spec.acceptIncomplete takes the rest all the same");
             return self.run.retry(Reason::MoverFailed, &message);
         }
+        if errors > 0 && self.run.is_begun() {
+            // What one before has left of an item that is lost now would stay.
+            let message = format!("{errors} items could not be restored as they were: all of it once more");
+            return self.run.retry_afresh(Reason::MoverFailed, &message);
+        }
         if self.seen.run.volume.is_none() {
             return self.run.retry(Reason::MoverFailed, "the volume that was filled is gone");
         }
         self.status.snapshot_id = Some(summary.snapshot_id.clone());
-        self.status.result = Some(RestoreResult { files: summary.files_restored, bytes: summary.bytes_restored, incomplete: errors });
+        self.status.result = Some(RestoreResult {
+            files: summary.files_restored + summary.files_skipped,
+            bytes: summary.bytes_restored + summary.bytes_in_place,
+            bytes_in_place: summary.bytes_in_place,
+            incomplete: errors,
+        });
         self.run.enter(Phase::Binding, Reason::ClaimBinding, "the data is there; the claim is being bound to it");
         look_again(Duration::ZERO)
     }

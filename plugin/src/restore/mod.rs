@@ -45,6 +45,11 @@ impl Run for VolumeRestore {
         self.spec.cancel
     }
 
+    /// Only what is known to be the same can be gone on with.
+    fn is_resumable(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.snapshot_id.is_some())
+    }
+
     async fn observe(self, client: &kube::Client, installation: &Installation) -> kube::Result<Seen> {
         observe::observe(client, installation, self).await
     }

@@ -33,20 +33,24 @@ pub(super) fn claim(uid: &str, installation: &Installation, target: &TargetSeen)
     }
 }
 
-/// What the mover does.
+/// What the mover does. In a volume that one before has begun to fill it writes what differs.
 #[must_use]
-pub(super) fn job(origin: &Origin, snapshot_id: Option<&str>, target: &TargetSeen) -> Job {
+pub(super) fn job(origin: &Origin, snapshot_id: Option<&str>, target: &TargetSeen, is_begun: bool) -> Job {
     let (path, wanted) = (&origin.path, snapshot_id.unwrap_or("latest"));
     let mut args = vec!["restore".to_owned(), format!("{wanted}:{path}"), VOLUME_PATH.to_owned()];
     args.extend(origin.filters(snapshot_id.is_some()));
+    let is_block = target.volume_mode == "Block";
+    if is_begun {
+        args.extend(["--overwrite", if is_block { "always" } else { "if-changed" }].map(str::to_owned));
+    }
     Job {
         work: "restore",
         args,
-        is_block: target.volume_mode == "Block",
+        is_block,
         is_read_only: false,
         // Owners, modes, attributes and devices of any user are set, in directories of any user.
         capabilities: &["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD", "SETFCAP"],
-        may_initialize: false,
+        stores: false,
     }
 }
 
@@ -103,10 +107,14 @@ mod tests {
             before: Some(jiff::Timestamp::UNIX_EPOCH),
             ..Origin::default()
         };
-        let args = job(&origin, None, &target).args.join(" ");
+        let args = job(&origin, None, &target, false).args.join(" ");
         assert_eq!(args, "restore latest:/shop/data /volume --path /shop/data --tag namespace=1 --host here --before 1970-01-01T00:00:00Z");
         let by_id = Origin { host: None, ..origin };
-        let args = job(&by_id, Some("abc"), &target).args.join(" ");
+        let args = job(&by_id, Some("abc"), &target, false).args.join(" ");
         assert_eq!(args, "restore abc:/shop/data /volume --path /shop/data --tag namespace=1");
+        let args = job(&by_id, Some("abc"), &target, true).args.join(" ");
+        assert!(args.ends_with(" --overwrite if-changed"), "{args}");
+        let device = TargetSeen { volume_mode: "Block".to_owned(), ..TargetSeen::default() };
+        assert!(job(&by_id, Some("abc"), &device, true).args.join(" ").ends_with(" --overwrite always"));
     }
 }

@@ -54,6 +54,10 @@ pub trait Run:
     fn driver(&self) -> Option<&str>;
     /// Whether it is to stop.
     fn is_cancelled(&self) -> bool;
+    /// Whether what a mover has done in its claim is of use to the next one.
+    fn is_resumable(&self) -> bool {
+        false
+    }
     /// Reads everything that a decision needs.
     fn observe(self, client: &kube::Client, installation: &Installation) -> impl Future<Output = kube::Result<Self::Seen>> + Send;
     /// From what was seen to what to do. Pure.

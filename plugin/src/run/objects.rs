@@ -125,8 +125,8 @@ pub struct Job {
     pub is_read_only: bool,
     /// What it needs beyond being root without any.
     pub capabilities: &'static [&'static str],
-    /// Whether it may create the repository.
-    pub may_initialize: bool,
+    /// It stores in the repository, so it may create it, and retains what it writes.
+    pub stores: bool,
 }
 
 /// What a mover pod is made of.
@@ -233,7 +233,7 @@ pub fn query_name(uid: &str) -> String {
 /// Only the first backup of a repository may create it, and only where that is wanted.
 fn wants_init(parts: &PodParts<'_>) -> bool {
     let is_known = parts.repository.status.as_ref().is_some_and(|status| status.id.is_some());
-    parts.job.may_initialize && !is_known && parts.repository.spec.initialize == Initialize::IfMissing
+    parts.job.stores && !is_known && parts.repository.spec.initialize == Initialize::IfMissing
 }
 
 fn init_container(installation: &Installation, parts: &PodParts<'_>) -> Container {
@@ -280,7 +280,8 @@ fn container(name: &str, installation: &Installation, parts: &PodParts<'_>) -> C
         environment.push(env("AWS_CA_BUNDLE", format!("{REQUEST_PATH}/ca.crt")));
     }
     environment.extend(s3.endpoint.clone().map(|endpoint| env("AWS_ENDPOINT_URL", endpoint)));
-    environment.extend(parts.repository.spec.object_lock.as_ref().map(|lock| env("MOVER_S3_RETAIN", retain(lock))));
+    let lock = parts.repository.spec.object_lock.as_ref().filter(|_| parts.job.stores);
+    environment.extend(lock.map(|lock| env("MOVER_S3_RETAIN", retain(lock))));
     environment.extend(s3.region.clone().map(|region| env("AWS_REGION", region)));
     Container {
         name: name.to_owned(),
@@ -295,10 +296,10 @@ fn container(name: &str, installation: &Installation, parts: &PodParts<'_>) -> C
 }
 
 /// As the mover reads it.
-fn retain(ObjectLock { mode, period }: &ObjectLock) -> String {
+fn retain(ObjectLock { mode, days }: &ObjectLock) -> String {
     match mode {
-        ObjectLockMode::Governance => format!("governance:{period}"),
-        ObjectLockMode::Compliance => format!("compliance:{period}"),
+        ObjectLockMode::Governance => format!("governance:{days}d"),
+        ObjectLockMode::Compliance => format!("compliance:{days}d"),
     }
 }
 

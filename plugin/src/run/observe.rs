@@ -60,6 +60,8 @@ pub struct RunSeen {
     pub has_pods: bool,
     /// The pod that is the attempt's slot.
     pub pod: PodSeen,
+    /// Kubelet has said that the mover in it ended: it writes nothing any more.
+    pub has_mover_ended: bool,
     /// Why it has not started, or cannot be heard.
     pub pod_problem: Option<String>,
     /// What the mover said last.
@@ -294,6 +296,7 @@ impl<'a> Reader<'a> {
         let node = cluster::node_state(self.client, &attempt.node).await?;
         let state = PodState::of(&pod);
         seen.pod_problem = state.problem.clone();
+        seen.has_mover_ended = state.ended.is_some();
         if seen.pod_problem.is_none() && !state.is_running && state.ended.is_none() {
             seen.pod_problem = self.last_warning(&self.ours(), pod.uid().unwrap_or_default()).await?;
         }

@@ -135,6 +135,9 @@ mod tests {
         let at_work = state(ended(0), running, &nothing());
         assert_eq!((at_work.is_running, at_work.speaks, at_work.ended), (true, Some(MOVER), None));
         assert_eq!(state(ended(0), ended(3), &nothing()).ended.unwrap().0, MOVER);
+        // Kubelet has lost sight of it: nobody knows whether it ever ran.
+        let lost = json!({"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}});
+        assert_eq!(state(ended(0), lost, &nothing()).ended, None);
         assert_eq!(state(ended(10), waiting.clone(), &nothing()).ended.unwrap().0, INIT);
         // Between the two, and before.
         let between = state(ended(0), waiting.clone(), &nothing());

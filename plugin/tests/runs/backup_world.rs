@@ -236,7 +236,10 @@ impl World {
                 seen.run.requests = vec![request.name_any().rsplit('-').next().unwrap().parse().unwrap()];
                 "request"
             }
-            Act::CreatePod(_) => {
+            Act::CreatePod(pod) => {
+                let variables = pod.spec.unwrap().containers[0].env.clone().unwrap();
+                let retain = variables.iter().find(|variable| variable.name == "MOVER_S3_RETAIN").unwrap();
+                assert_eq!(retain.value.as_deref(), Some("compliance:30d"));
                 seen.run.pod = PodSeen::Ours { said: None, is_running: true };
                 seen.run.has_pods = true;
                 "pod"

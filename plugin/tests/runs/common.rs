@@ -21,7 +21,7 @@ pub(crate) fn installation() -> Installation {
 
 /// A repository and its keys, and nothing else yet.
 pub(crate) fn nothing_yet() -> RunSeen {
-    let lock = json!({"mode": "Compliance", "period": "30d"});
+    let lock = json!({"mode": "Compliance", "days": 30});
     let repository = json!({"s3": {"bucket": "b"}, "secret": "s", "namespaces": {"names": ["shop"]}, "objectLock": lock});
     let repository = serde_json::from_value(repository).unwrap();
     let keys = Secret { data: Some([("password".to_owned(), ByteString(b"x".to_vec()))].into()), ..Secret::default() };

@@ -1,6 +1,6 @@
 //! The state machine of a restore against a small world that does what it says: every step, in order, and every way out.
 use crate::common::{installation, nothing_yet};
-use contract::{Line, RestoreSummary};
+use contract::{Line, RestoreSummary, Status};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -10,7 +10,7 @@ use plugin::api::run::{Phase, Reason};
 use plugin::api::volume_restore::{RestoreSource, StoredSource};
 use plugin::api::{VolumeRestore, VolumeRestoreSpec, VolumeRestoreStatus};
 use plugin::cluster::GateView;
-use plugin::gate::Grant;
+use plugin::gate::{Grant, Standing};
 use plugin::restore::{Origin, Seen, decide};
 use plugin::run::Act;
 use plugin::run::observe::Missing;
@@ -27,6 +27,8 @@ struct World {
     gate: GateView,
     now: Timestamp,
     acts: Vec<&'static str>,
+    /// Whether the last mover was told that another one was there before it.
+    goes_on: bool,
     /// The volume, whosever it is.
     volume: Option<PersistentVolume>,
 }
@@ -49,7 +51,7 @@ impl World {
         let seen = Seen { restore, run, target: Some(target), class: Some(class), selected_node: None, origin, filled: None };
         let grant = Grant { uid: "uid".to_owned(), node: "node".to_owned(), slot: 1 };
         let gate = GateView { grant: Some(grant), ..GateView::default() };
-        Self { seen, gate, now: Timestamp::UNIX_EPOCH, acts: Vec::new(), volume: None }
+        Self { seen, gate, now: Timestamp::UNIX_EPOCH, acts: Vec::new(), goes_on: false, volume: None }
     }
 
     fn status(&self) -> VolumeRestoreStatus {
@@ -129,9 +131,10 @@ impl World {
             Act::CreatePod(pod) => {
                 let mover = &pod.spec.unwrap().containers[0];
                 let args = mover.args.clone().unwrap().join(" ");
-                let retain = mover.env.iter().flatten().find(|variable| variable.name == "MOVER_S3_RETAIN").unwrap();
-                assert_eq!(retain.value.as_deref(), Some("compliance:30d"));
-                assert!(args.contains("restore latest:/shop/data /volume --path /shop/data --tag namespace=1"), "{args}");
+                assert!(!mover.env.iter().flatten().any(|variable| variable.name == "MOVER_S3_RETAIN"), "it stores nothing");
+                let wanted = self.seen.restore.status.as_ref().unwrap().snapshot_id.as_deref().unwrap_or("latest");
+                assert!(args.contains(&format!("restore {wanted}:/shop/data /volume --path /shop/data --tag namespace=1")), "{args}");
+                self.goes_on = args.ends_with("--overwrite if-changed");
                 run.pod = PodSeen::Ours { said: None, is_running: true };
                 run.has_pods = true;
                 "pod"
@@ -192,11 +195,31 @@ impl World {
 
     fn mover_says(&mut self, said: MoverSaid) {
         self.seen.run.pod = PodSeen::Ours { said: Some(said), is_running: false };
+        self.seen.run.has_mover_ended = true;
+    }
+
+    /// The mover says what it restores.
+    fn is_at_work(&mut self) {
+        self.seen.run.progress = Some(Status { snapshot_id: Some("abc".to_owned()), ..Status::default() });
+        self.settle();
+        assert_eq!((self.phase(), self.status().snapshot_id.as_deref()), (Phase::InProgress, Some("abc")));
+        self.take_acts();
+    }
+
+    /// The mover's end, and the next one's beginning.
+    fn next_mover(&mut self) {
+        self.settle();
+        self.pod_goes();
+        self.seen.run.progress = None;
+        self.now += SignedDuration::from_mins(10);
+        self.settle();
+        assert_eq!(self.phase(), Phase::InProgress);
     }
 
     fn pod_goes(&mut self) {
         self.seen.run.pod = PodSeen::None;
         self.seen.run.has_pods = false;
+        self.seen.run.has_mover_ended = false;
     }
 
     fn take_acts(&mut self) -> Vec<&'static str> {
@@ -277,17 +300,113 @@ fn one_that_is_cancelled_begins_no_second_attempt() {
     world.assert_clean("cancelled");
 }
 
+const FRESH: [&str; 6] = ["fence", "give up volume", "delete claim", "claim", "request", "pod"];
+const GOES_ON: [&str; 3] = ["fence", "request", "pod"];
+
+fn failed() -> MoverSaid {
+    MoverSaid::Failed { message: "it broke".to_owned(), log_tail: String::new(), is_final: false }
+}
+
+fn ended() -> MoverSaid {
+    MoverSaid::Disrupted("it was evicted".to_owned())
+}
+
 #[test]
-fn a_second_mover_gets_a_fresh_volume() {
+fn a_mover_goes_on_with_what_the_one_before_has_done() {
     let mut world = World::new();
     world.settle();
-    world.take_acts();
-    world.mover_says(MoverSaid::Failed { message: "it broke".to_owned(), log_tail: String::new(), is_final: false });
+    world.is_at_work();
+    // One that was ended is nobody's fault, and takes nothing from the volume.
+    for said in [ended(), ended(), failed(), ended()] {
+        world.mover_says(said);
+        world.next_mover();
+        assert_eq!((world.take_acts(), world.goes_on), (GOES_ON.to_vec(), true));
+    }
+    // In a volume in which two have failed, a third one would fail as well.
+    world.mover_says(failed());
+    world.next_mover();
+    assert_eq!((world.take_acts(), world.goes_on), (FRESH.to_vec(), false));
+    world.mover_says(failed());
+    world.next_mover();
+    assert_eq!((world.take_acts(), world.goes_on), (GOES_ON.to_vec(), true), "in this one it is the first");
+    world.mover_says(restored(0));
+    world.come_to_rest();
+    assert_eq!(world.phase(), Phase::Completed);
+}
+
+/// Two that write into one volume would spoil it, and so would two snapshots.
+#[test]
+fn nobody_goes_on_with_what_is_not_certain() {
+    for case in 0..3 {
+        let mut world = World::new();
+        world.settle();
+        world.take_acts();
+        if case > 0 {
+            world.is_at_work();
+        }
+        world.mover_says(ended());
+        match case {
+            // It never said what it restored.
+            0 => {}
+            // Its node is gone.
+            1 => world.seen.run.has_mover_ended = false,
+            // Its pod is gone, whoever removed it.
+            _ => (world.seen.run.pod, world.seen.run.has_mover_ended) = (PodSeen::None, false),
+        }
+        world.next_mover();
+        assert_eq!((world.take_acts(), world.goes_on), (FRESH.to_vec(), false), "{case}");
+    }
+}
+
+/// What was left of an item that is lost by now would stay, and be taken for it.
+#[test]
+fn what_is_accepted_without_some_items_was_restored_by_one_mover() {
+    let mut world = World::new();
+    world.seen.restore.spec.accept_incomplete = true;
+    world.settle();
+    world.is_at_work();
+    world.mover_says(ended());
+    world.next_mover();
+    assert_eq!((world.take_acts(), world.goes_on), (GOES_ON.to_vec(), true));
+    world.mover_says(restored(3));
+    world.next_mover();
+    assert_eq!((world.take_acts(), world.goes_on), (FRESH.to_vec(), false));
+    world.mover_says(restored(3));
+    world.come_to_rest();
+    assert_eq!((world.phase(), world.status().run.message.contains("save 3 items")), (Phase::Completed, true));
+}
+
+/// Its node may run no mover, and no other reaches the volume: after a while a fresh one is filled elsewhere.
+#[test]
+fn a_volume_that_no_mover_reaches_is_given_up_after_a_while() {
+    let mut world = World::new();
+    world.settle();
+    world.is_at_work();
+    let terms = json!({"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["node"]}]}]});
+    world.volume.as_mut().unwrap().spec.as_mut().unwrap().node_affinity = Some(of(json!({"required": terms})));
+    world.mover_says(ended());
+    let grant = world.gate.grant.take();
+    let stands = |world: &mut World, has_node: bool, seconds: i64| {
+        world.gate.standing = Some(Standing { position: 1, of: 1, why: "node is cordoned".to_owned(), has_node });
+        world.now += SignedDuration::from_secs(seconds);
+        world.settle();
+        world.take_acts()
+    };
+    let patience = i64::from(world.seen.run.policy.start_timeout_seconds);
     world.settle();
     world.pod_goes();
-    world.now += SignedDuration::from_secs(6);
+    world.seen.run.progress = None;
+    // However long it stood in the queue before.
+    assert_eq!(stands(&mut world, true, 2 * patience), ["fence"]);
+    assert_eq!(stands(&mut world, false, 1), [""; 0]);
+    assert_eq!((stands(&mut world, false, patience - 1), world.status().run.reason), (vec![], Some(Reason::NoNode)));
+    assert_eq!(stands(&mut world, true, 1), [""; 0]);
+    assert_eq!(stands(&mut world, false, 1), [""; 0]);
+    assert_eq!(stands(&mut world, false, patience - 1), [""; 0]);
+    assert_eq!(stands(&mut world, false, 1), ["give up volume", "delete claim"]);
+    (world.gate.grant, world.gate.standing) = (grant, None);
     world.settle();
-    assert_eq!(world.take_acts(), ["fence", "give up volume", "delete claim", "claim", "request", "pod"]);
+    assert_eq!((world.take_acts(), world.goes_on), (vec!["claim", "request", "pod"], false));
 }
 
 #[test]

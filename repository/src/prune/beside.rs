@@ -99,7 +99,9 @@ fn attempt(
     let mut planned = look_avoiding(repository, options, &avoid)?;
     (watch.on_planned)(&planned);
     repository.remove_resumes_older_than(OLD_RECORD)?;
-    let Kept { packs: kept, mut damage } = keep_copies(repository, &planned.survey.index, &going(&planned, &avoid), options)?;
+    let Kept { packs: mut kept, mut damage } = keep_copies(repository, &planned.survey.index, &going(&planned, &avoid), options)?;
+    // Also where an earlier list names it.
+    kept.extend(&planned.retained.packs);
     let mut condemn = |packs: &mut dyn Iterator<Item = PackId>| {
         let new: Vec<PackId> = packs.filter(|pack| !kept.contains(pack) && avoid.insert(*pack)).collect();
         Condemned::write(repository, &new)

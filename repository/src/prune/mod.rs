@@ -155,10 +155,13 @@ fn look_avoiding(repository: &Arc<Repository>, options: &Options, avoid: &HashSe
     let blobs: u64 = usage.iter().map(|usage| u64::from(usage.blobs)).sum();
     let bytes_before = survey.stored.values().sum();
     let mut orphans = survey.stored.iter().filter(|(id, _)| !named.contains(*id)).map(|(id, size)| (*id, *size)).collect();
-    let mut packs = plan::plan(usage, options.max_unused, options.max_repack_bytes);
     // Without versions there is no object lock.
     let is_versioned = repository.store().stat(&ObjectName::CONFIG)?.is_versioned;
-    let retained = if is_versioned { retained::spare(repository, &options.shares, &mut packs, &mut orphans)? } else { Retained::default() };
+    let (packs, retained) = if is_versioned {
+        retained::plan_without(repository, options, usage, &mut orphans)?
+    } else {
+        (plan::plan(usage, options.max_unused, options.max_repack_bytes), Retained::default())
+    };
     let unused_blobs = blobs - needed_blobs;
     Ok(Planned { survey, packs, orphans, lost, twice, needed_blobs, needed_bytes, unused_blobs, bytes_before, retained, is_versioned })
 }

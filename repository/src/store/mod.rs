@@ -153,7 +153,7 @@ impl Retain {
 pub const LONGEST_RETENTION: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 /// How firmly something is retained, in S3's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetentionMode {
     /// Whoever has `s3:BypassGovernanceRetention` may end it.
     Governance,

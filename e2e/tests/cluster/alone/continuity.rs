@@ -1,12 +1,19 @@
 //! Movers, controllers and nodes that come and go.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use e2e::cluster::{NAMESPACE, cluster, note, scale, wait_for};
 use e2e::scene::Scene;
-use e2e::tree::random;
+use e2e::tree::{assert_same, random};
 use serde_json::{Value, json};
+
+/// Both, at once and without a word.
+fn kill_controllers() {
+    let controllers = ["--selector", "app.kubernetes.io/name=estiba-controller", "--force", "--grace-period", "0"];
+    cluster().kubectl().ok(&[&["delete", "pods", "--namespace", NAMESPACE], &controllers[..]].concat());
+}
 
 #[test]
 fn movers_and_controllers_come_and_go() {
@@ -35,41 +42,78 @@ fn movers_and_controllers_come_and_go() {
     let after = scene.ends("drained", "Completed");
     assert_ne!(after["attempt"]["node"], json!(node), "{after:#}");
     cluster().kubectl().ok(&["uncordon", &node]);
-    // A mover is asked to end in the middle of its work: the next one, on another node, goes on from there.
-    let all = 512 << 20;
-    std::fs::write(volume.join("data/file"), random(all, 2)).unwrap();
+    // Mover and controllers are replaced in the middle of the work: the next mover, on another node, goes on from there.
+    let all: u64 = 2 << 30;
+    let mut file = std::fs::File::create(volume.join("data/file")).unwrap();
+    for seed in 0..16 {
+        file.write_all(&random(128 << 20, 10 + seed)).unwrap();
+    }
+    drop(file);
+    let stored_in_all = || scene.mover().ok(&["--json", "--no-lock", "prune", "--dry-run"]).json("bytes_before").as_u64().unwrap();
+    let before = stored_in_all();
     let policy = scene.cluster.policy(&json!({"pod": {"memory": "128MiB", "resources": {"limits": {"cpu": "500m"}}}}));
     scene.backup("moved", "data");
-    let status = scene.wait("moved", "some progress", |status| status["progress"]["bytesDone"].as_u64() > Some(1 << 20));
+    let status = scene.wait("moved", "some progress", |status| status["progress"]["bytesDone"].as_u64() > Some(all / 4));
     let node = status["attempt"]["node"].as_str().unwrap().to_owned();
+    kill_controllers();
     cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "100s", "--pod-selector", "estiba.dev/run"]);
     let after = scene.ends("moved", "Completed");
     assert_ne!(after["attempt"]["node"], json!(node), "{after:#}");
     let (resumed, stored) = (after["result"]["bytesResumed"].as_u64().unwrap(), after["result"]["bytesStored"].as_u64().unwrap());
-    note(&format!("a mover went on after {} MiB of {}, and stored {} MiB", resumed >> 20, all >> 20, stored >> 20));
-    assert!(resumed > 1 << 20 && resumed + stored < all as u64 + all as u64 / 20, "{after:#}");
+    let sent = stored_in_all() - before;
+    let figures = [resumed, all, stored, sent].map(|bytes| bytes >> 20);
+    note(&format!(
+        "a mover went on after {} MiB of {}, and stored {} MiB; {} MiB were sent by both",
+        figures[0], figures[1], figures[2], figures[3]
+    ));
+    let bound = all + all / 20;
+    assert!(resumed > all / 8 && resumed + stored < bound && sent < bound, "{after:#}");
     cluster().kubectl().ok(&["uncordon", &node]);
     drop(policy);
     // Both controllers are killed while a mover works: it goes on, and is found again.
     let fault = slow();
     scene.backup("orphaned", "data");
     scene.wait("orphaned", "its pod", |status| status["reason"] == "PodStarting");
-    cluster().kubectl().ok(&[
-        "delete",
-        "pods",
-        "--namespace",
-        NAMESPACE,
-        "--selector",
-        "app.kubernetes.io/name=estiba-controller",
-        "--force",
-        "--grace-period",
-        "0",
-    ]);
+    kill_controllers();
     drop(fault);
     let after = scene.ends("orphaned", "Completed");
     assert_eq!(after["attempts"], 1, "{after:#}");
     assert_eq!(scene.stored().len(), 4, "no run made two snapshots");
     scene.restic().ok(&["check", "--read-data"]);
+    scene.leaves_nothing();
+}
+
+/// The mover that fills a claim is drained, and both controllers are killed beside it: the next mover, on another node, goes on
+/// in the same volume.
+#[test]
+fn a_restore_goes_on_in_its_volume() {
+    let scene = Scene::alone("refill");
+    let volume = scene.claim("data", "test", "Filesystem");
+    let (all, file) = (512_u64 << 20, 32 << 20);
+    // One that is large, and some.
+    std::fs::write(volume.join("data/large"), random(256 << 20, 0)).unwrap();
+    for seed in 1..=8 {
+        std::fs::write(volume.join(format!("data/file-{seed}")), random(file, seed)).unwrap();
+    }
+    scene.backup("run", "data");
+    scene.ends("run", "Completed");
+    let policy = scene.cluster.policy(&json!({"pod": {"memory": "128MiB", "resources": {"limits": {"cpu": "300m"}}}}));
+    scene.waiting_claim("again", "again", "test", &json!({}));
+    scene.restore("again", "again", &json!({"backup": "run"}));
+    let far = |status: &Value| status["progress"]["bytesDone"].as_u64() > Some(all / 5);
+    let status = scene.wait("volumerestore/again", "some progress", far);
+    let (node, done) = (status["attempt"]["node"].as_str().unwrap().to_owned(), status["progress"]["bytesDone"].as_u64().unwrap());
+    kill_controllers();
+    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "100s", "--pod-selector", "estiba.dev/run"]);
+    let after = scene.ends("volumerestore/again", "Completed");
+    cluster().kubectl().ok(&["uncordon", &node]);
+    drop(policy);
+    assert!(after["attempt"]["node"] != json!(node) && after["attempts"] == 2 && after["disruptions"] == 1, "{after:#}");
+    let (bytes, in_place) = (after["result"]["bytes"].as_u64().unwrap(), after["result"]["bytesInPlace"].as_u64().unwrap());
+    note(&format!("a restore went on after {} MiB of {}: {} MiB were in place", done >> 20, all >> 20, in_place >> 20));
+    // What was said to be done was not done again, but for what was just being written.
+    assert!(bytes == all && in_place < all && in_place + (16 << 20) > done, "{after:#}");
+    assert_same(&volume.join("data"), &scene.volume("again").join("data"));
     scene.leaves_nothing();
 }
 

@@ -232,7 +232,7 @@ pub(crate) struct Unlock {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What snapshots need is `config`, keys, snapshots, index files, and packs; what they do not need does not count. Every object is\nasked for; --json prints a line for each. It needs s3:GetObjectRetention and s3:GetObjectLegalHold.\n\nExample:\n  mover lock-report --at-least 14d"
+    after_help = "What snapshots need is `config`, keys, snapshots, index files, and packs; what they do not need does not count. Every object is\nasked for; --json prints a line for each. It needs s3:GetObjectRetention, and looks at that, not at\ncontent: `mover check --read-data` does. A legal hold counts for nothing, for whoever may set it may end it.\n\nExample:\n  mover lock-report --at-least 14d"
 )]
 pub(crate) struct LockReport {
     /// Fail (exit code 1) unless all of it is retained for so long from now on
@@ -242,7 +242,7 @@ pub(crate) struct LockReport {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A backup retains what it writes, not what it finds stored: run this more often than half the period goes by.\nIt needs s3:PutObjectRetention. Nothing is ever shortened, and what compliance retains stays so.\n\nExample:\n  mover lock-extend --s3-retain compliance:30d"
+    after_help = "A backup retains what it writes, not what it finds stored: run this each night.\nIt needs s3:PutObjectRetention. Nothing is ever shortened, and what compliance retains stays so.\n\nExample:\n  mover lock-extend --s3-retain compliance:30d"
 )]
 pub(crate) struct LockExtend {
     /// Leave alone what is retained for so long anyway [default: half of --s3-retain]

@@ -274,6 +274,9 @@ impl<'a> Plan<'a> {
         let there = match there {
             Ok(Some(stat)) if self.keeps(&stat, &node) => {
                 add(&self.context.counts.skipped, 1);
+                if self.context.request.overwrite == Overwrite::IfChanged {
+                    add(&self.context.counts.bytes_in_place, node.size);
+                }
                 self.context.report.progress().add(0, node.size);
                 return self.keep(dir, name, node, path);
             }

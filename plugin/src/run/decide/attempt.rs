@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Act, Outcome, POLL, Pass, Plan, Step, act, going, is_bound, look_again};
-use crate::api::run::{Attempt, Phase, Progress, Reason};
+use crate::api::run::{Attempt, Begun, Phase, Progress, Reason};
 use crate::run::objects::{self, PodParts, SELECTED_NODE};
 use crate::run::pod::{MoverSaid, PodSeen};
 
@@ -22,6 +22,8 @@ const AFTER_A_TAKEN_SLOT: SignedDuration = SignedDuration::from_secs(5);
 /// After the first mover that failed; each further one doubles it, to the longest.
 const FIRST_BACK_OFF: SignedDuration = SignedDuration::from_secs(5);
 const LONGEST_BACK_OFF: SignedDuration = SignedDuration::from_mins(10);
+/// In a volume in which so many have failed, another one would fail as well.
+const FAILURES_IN_A_VOLUME: u32 = 2;
 /// What a status keeps of a log.
 const MAX_LOG_TAIL: usize = 4096;
 
@@ -86,6 +88,7 @@ impl Pass<'_> {
         let Some(claim) = &self.seen.claim else {
             self.status.topology.clone_from(&plan.topology);
             self.status.renew_claim = false;
+            (self.status.begun, self.status.no_node_since) = (None, None);
             return None;
         };
         let is_placed = claim.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(SELECTED_NODE))
@@ -100,7 +103,12 @@ impl Pass<'_> {
             return None;
         }
         let has_no_node = self.gate.standing.as_ref().is_some_and(|standing| !standing.has_node);
-        let is_stranded = has_no_node && self.seen.binds_late && self.status.topology != plan.topology;
+        self.status.no_node_since = self.status.no_node_since.take().filter(|_| has_no_node).or(has_no_node.then_some(Time(self.now)));
+        // What is done in it is worth some patience.
+        let patience = SignedDuration::from_secs(i64::from(self.seen.policy.start_timeout_seconds));
+        let is_for_long = self.status.no_node_since.as_ref().is_some_and(|since| self.now.duration_since(since.0) >= patience);
+        let is_given_up = if self.is_begun() { is_for_long } else { self.seen.binds_late };
+        let is_stranded = has_no_node && is_given_up && self.status.topology != plan.topology;
         let is_going = claim.metadata.deletion_timestamp.is_some();
         (self.status.renew_claim || is_stranded || is_going).then(|| self.drop_claim()).flatten()
     }
@@ -243,6 +251,15 @@ impl Pass<'_> {
 
     /// The attempt is over without a result; another one follows, after a while that grows.
     pub fn retry(&mut self, reason: Reason, message: &str) -> Step {
+        self.retry_in(reason, message, 1)
+    }
+
+    /// The same, and the other one begins with a fresh volume.
+    pub fn retry_afresh(&mut self, reason: Reason, message: &str) -> Step {
+        self.retry_in(reason, message, FAILURES_IN_A_VOLUME)
+    }
+
+    fn retry_in(&mut self, reason: Reason, message: &str, failures: u32) -> Step {
         if self.status.phase == Phase::Canceling {
             // No other one follows: what is left of this one ends, and with it the run.
             return self.end_movers().unwrap_or_else(going);
@@ -251,20 +268,26 @@ impl Pass<'_> {
         if self.status.failures > self.seen.policy.retries {
             return self.fail(reason, &format!("{message} (after {} attempts)", self.status.attempts));
         }
-        self.begin_again(reason, message)
+        self.begin_again(reason, message, failures)
     }
 
     /// Nobody's fault: it does not count, but it waits all the same.
     fn disrupted(&mut self, message: &str) -> Step {
         self.status.disruptions += 1;
-        self.begin_again(Reason::Retrying, message)
+        self.begin_again(Reason::Retrying, message, 0)
     }
 
-    fn begin_again(&mut self, reason: Reason, message: &str) -> Step {
+    fn begin_again(&mut self, reason: Reason, message: &str, failures: u32) -> Step {
         let before = (self.status.failures + self.status.disruptions).saturating_sub(1);
         let back_off = FIRST_BACK_OFF * 2_i32.saturating_pow(before.min(10));
         self.status.retry_after = Some(Time(self.now + back_off.min(LONGEST_BACK_OFF)));
-        self.status.renew_claim = true;
+        let before = self.status.begun.as_ref().filter(|_| self.is_begun()).map_or(0, |begun| begun.failures);
+        let failures = before + failures;
+        // Two that write into one volume would spoil it: whoever may still be at work keeps his.
+        let goes_on = self.is_resumable && self.seen.has_mover_ended && failures < FAILURES_IN_A_VOLUME;
+        let claim = self.seen.claim.as_ref().filter(|_| goes_on).and_then(|claim| claim.metadata.uid.clone());
+        self.status.begun = claim.map(|claim| Begun { claim, failures });
+        self.status.renew_claim = self.status.begun.is_none();
         self.status.avoid = self.status.attempt.take().map(|attempt| attempt.node);
         self.status.progress = None;
         self.status.setback = Some(message.to_owned());

@@ -172,6 +172,7 @@ pub struct Pass<'a> {
     pub uid: String,
     is_deleted: bool,
     is_held: bool,
+    is_resumable: bool,
     /// What will be recorded.
     pub status: RunStatus,
 }
@@ -183,7 +184,17 @@ impl<'a> Pass<'a> {
         status.observed_generation = run.meta().generation.unwrap_or_default();
         let is_held = run.meta().finalizers.iter().flatten().any(|finalizer| finalizer == RUN_FINALIZER);
         let is_deleted = run.meta().deletion_timestamp.is_some();
-        Self { seen, gate, installation, now, uid: run.meta().uid.clone().unwrap_or_default(), is_deleted, is_held, status }
+        Self {
+            seen,
+            gate,
+            installation,
+            now,
+            uid: run.meta().uid.clone().unwrap_or_default(),
+            is_deleted,
+            is_held,
+            is_resumable: run.is_resumable(),
+            status,
+        }
     }
 
     /// The same for all: objects that a restore brought back, ends, finalizers.
@@ -205,6 +216,13 @@ impl<'a> Pass<'a> {
         self.status.phase_since.get_or_insert(Time(self.now));
         // Once asked for, it is the way, also when it is no longer asked for.
         if run.is_cancelled() || self.status.phase == Phase::Canceling { Start::Cancel } else { Start::Work }
+    }
+
+    /// Whether a mover before has begun to fill the claim that is there.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        let claim = self.seen.claim.as_ref().and_then(|claim| claim.metadata.uid.as_ref());
+        claim.is_some() && claim == self.status.begun.as_ref().map(|begun| &begun.claim)
     }
 
     /// Brings the conditions in line: the last of a pass.

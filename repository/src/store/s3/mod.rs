@@ -75,6 +75,8 @@ pub struct S3Store {
     options: Arc<S3Options>,
     stop: Stop,
     creates_exclusively: Arc<OnceLock<bool>>,
+    /// Known, once the past was looked at.
+    keeps_versions: Arc<OnceLock<()>>,
 }
 
 impl fmt::Debug for S3Store {
@@ -136,7 +138,14 @@ impl S3Store {
                 .build();
             Client::from_conf(config)
         });
-        Ok(Self { client, runtime: Arc::new(runtime), options: Arc::new(options), stop, creates_exclusively: Arc::default() })
+        Ok(Self {
+            client,
+            runtime: Arc::new(runtime),
+            options: Arc::new(options),
+            stop,
+            creates_exclusively: Arc::default(),
+            keeps_versions: Arc::default(),
+        })
     }
 
     /// The same store under another wish to stop: what must still be done after a stop is done through this.

@@ -49,6 +49,7 @@ impl S3Store {
         prefix: &str,
         each: &mut dyn FnMut(&str, There),
     ) -> Result<(), StoreError> {
+        self.must_keep_versions(verb, what)?;
         let as_of = DateTime::from_nanos(as_of.as_nanosecond()).unwrap_or(DateTime::from_secs(as_of.as_second()));
         let (mut key_marker, mut version_marker) = (None, None);
         // Versions of one key follow one another, maybe over the end of a page.
@@ -64,11 +65,12 @@ impl S3Store {
             });
             let markers = page.delete_markers().iter();
             let markers = markers.filter_map(|marker| Some((marker.key()?, Version { since: *marker.last_modified()?, there: None })));
-            // Servers count whole seconds: what was both there and removed within one counts as there.
             for (key, version) in versions.chain(markers).filter(|(_, version)| version.since <= as_of) {
-                match newest.get(key) {
-                    Some(known) if known.since >= version.since => {}
-                    _ => drop(newest.insert(key.to_owned(), version)),
+                // Servers count whole seconds: what was both there and removed within one counts as there, and of two versions
+                // the one that is told first, which is the later one.
+                let rank = |version: &Version| (version.since, version.there.is_some());
+                if newest.get(key).is_none_or(|known| rank(&version) > rank(known)) {
+                    newest.insert(key.to_owned(), version);
                 }
             }
             let is_last = !page.is_truncated().unwrap_or(false);
@@ -87,6 +89,24 @@ impl S3Store {
                 }
             }
         }
+    }
+
+    /// Without versions a part of the past is all there is. Whoever may not ask has to know.
+    fn must_keep_versions(&self, verb: &'static str, what: &impl ToString) -> Result<(), StoreError> {
+        if self.keeps_versions.get().is_some() {
+            return Ok(());
+        }
+        let asked = self.request(verb, what, 0, self.client.get_bucket_versioning().bucket(&self.options.bucket).send());
+        match asked {
+            Ok(answer) if answer.status().is_none() => {
+                let text = "this bucket keeps no versions: what was removed or replaced is gone";
+                return Err(StoreError::new(self, StoreErrorKind::Other, verb, what, text));
+            }
+            Err(error) if error.is_retryable() || error.kind == StoreErrorKind::Stopped => return Err(error),
+            _ => {}
+        }
+        self.keeps_versions.get_or_init(|| ());
+        Ok(())
     }
 
     /// Nobody writes into the past.
