@@ -3,6 +3,7 @@
 use std::sync::{Condvar, Mutex};
 
 use crate::chunker;
+use crate::index::Index;
 use crate::stop::Stop;
 
 const MIB: u64 = 1 << 20;
@@ -80,10 +81,11 @@ impl Shares {
         Self { readers: 0, chunks: 0, index_bytes: self.index_bytes + free, ..self }
     }
 
-    /// For those who read content: what a backup uses for chunks and packs, they use for ranges of packs.
+    /// For those who read content: what a backup uses for chunks and packs, they use for ranges of packs, and what the index
+    /// leaves of its share.
     #[must_use]
-    pub fn range_bytes(&self) -> u64 {
-        self.total() - self.index_bytes - self.tree_bytes * 2
+    pub fn range_bytes(&self, index: &Index) -> u64 {
+        self.total() - index.bytes().min(self.index_bytes) - self.tree_bytes * 2
     }
 
     /// The most that all parts together may hold.

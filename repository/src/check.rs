@@ -238,7 +238,7 @@ fn read_packs(
     }
     counts.to_read(&packs);
     let begin = || WholePack::new(repository, counts);
-    parallel::each(shares.workers + shares.readers, &packs, begin, |reader, pack| match reader.check(pack) {
+    parallel::each(shares.workers + shares.uploads, &packs, begin, |reader, pack| match reader.check(pack) {
         Err(Error::Damaged { object, what, .. }) => {
             on_finding(Finding { object, problem: what, severity: Severity::Error });
             Ok(())

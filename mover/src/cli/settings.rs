@@ -30,7 +30,10 @@ const NO_PASSWORD: &str = "say --password-file, or set MOVER_PASSWORD or MOVER_P
 #[derive(Debug)]
 pub(crate) struct Settings {
     global: Global,
+    /// Of whoever reads no source.
     pub(crate) shares: Shares,
+    /// Of backups.
+    pub(crate) source_shares: Shares,
     pub(crate) retry_lock: Duration,
     pub(crate) no_lock: bool,
     pub(crate) report: Arc<Report>,
@@ -40,10 +43,11 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn new(global: Global, report: Arc<Report>, stop: Stop) -> Result<Self, CommandError> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let shares = Shares::of(global.memory.0, cores).map_err(|error| CommandError::usage(format!("--memory: {error}")))?;
+        let source_shares = Shares::of(global.memory.0, cores).map_err(|error| CommandError::usage(format!("--memory: {error}")))?;
         // Whoever looks at the past keeps nothing from going.
         let (retry_lock, no_lock) = (global.retry_lock.0, global.no_lock || global.s3.s3_as_of.is_some());
-        Ok(Self { global, shares, retry_lock, no_lock, report, stop })
+        let shares = source_shares.without_sources();
+        Ok(Self { global, shares, source_shares, retry_lock, no_lock, report, stop })
     }
 
     /// How much is said.

@@ -100,7 +100,7 @@ fn request(settings: &Settings, args: Backup) -> Result<Request, CommandError> {
             CompressionLevel::Better => Compression::Better,
         },
         verify: if args.no_extra_verify { Verify::Nothing } else { Verify::Sealed },
-        shares: settings.shares,
+        shares: settings.source_shares,
         retry_lock: settings.retry_lock,
         roots,
     })

@@ -24,7 +24,7 @@ pub(super) fn run(settings: &Settings, args: Copy) -> Result<ExitCode, CommandEr
     let wanted = snapshots::chosen(&from, args.chosen)?;
     let mode = if args.dry_run { WriteMode::DryRun } else { WriteMode::Store };
     let report = &settings.report;
-    let shares = settings.shares.without_sources();
+    let shares = settings.shares;
     let copied = report.during(|| copy::run(&from, &to, &wanted, shares, mode, report.progress()))?;
     write.release()?;
     read.release()?;

@@ -72,7 +72,7 @@ fn run(settings: &Settings, extend: Option<Extend>, at_least: Option<Duration>) 
         Some(_) => (Lock::acquire(&repository, LockMode::Shared, settings.retry_lock)?, ()),
         None => reading(settings, &repository, || Ok(()))?,
     };
-    report.during(|| object_lock::run(&repository, &settings.shares.without_sources(), extend, &on_needed))?;
+    report.during(|| object_lock::run(&repository, &settings.shares, extend, &on_needed))?;
     lock.release()?;
     let Found { summary, until } = found.into_inner().expect("no holder panics");
     let until = until.filter(|_| summary.unprotected == 0).map(|until| until.to_string());

@@ -16,7 +16,7 @@ pub(super) fn run(settings: &Settings, args: &Prune) -> Result<ExitCode, Command
     let options = Options {
         max_unused: args.max_unused.0,
         max_repack_bytes,
-        shares: settings.shares.without_sources(),
+        shares: settings.shares,
         batch_blobs: prune::BATCH_BLOBS,
         may_empty: args.allow_empty,
     };

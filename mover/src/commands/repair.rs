@@ -72,7 +72,7 @@ fn of_packs(settings: &Settings, wanted: &[String], mode: Mode) -> Result<ExitCo
     let repository = settings.open()?;
     let lock = Lock::acquire(&repository, lock_mode(mode), settings.retry_lock)?;
     let (report, counts) = (&settings.report, Counts::default());
-    let wrong = report.during(|| packs::run(&repository, wanted, mode, settings.shares.without_sources(), &counts))?;
+    let wrong = report.during(|| packs::run(&repository, wanted, mode, settings.shares, &counts))?;
     lock.release()?;
     for (id, why) in &wrong.damaged {
         report.item(Path::new(&ObjectName::pack(*id).path()), why, Severity::Error);
@@ -114,7 +114,7 @@ fn of_snapshots(settings: &Settings, wanted: &[String], mode: Mode, forget: bool
         let path = Path::new(std::ffi::OsStr::from_bytes(path));
         report.item(Path::new(&format!("snapshot {}: {}", snapshot.short(), crate::source::display(path))), why, Severity::Error);
     };
-    let shares = settings.shares.without_sources();
+    let shares = settings.shares;
     let repaired = report.during(|| repair::snapshots::run(&repository, &all, mode, shares, &on_lost))?;
     rewrite::forget(&repository, &repaired.saved, forget)?;
     lock.release()?;

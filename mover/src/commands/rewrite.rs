@@ -38,7 +38,7 @@ pub(super) fn run(settings: &Settings, args: Rewrite) -> Result<ExitCode, Comman
     let mode = if args.dry_run { WriteMode::DryRun } else { WriteMode::Store };
     let (report, mut rules) = (&settings.report, LeaveOut { excludes: &excludes, settings, left_out: 0 });
     let (changed, saved) = report.during(|| {
-        let mut rewriter = Rewriter::start(&repository, &index, settings.shares.without_sources(), mode)?;
+        let mut rewriter = Rewriter::start(&repository, &index, settings.shares, mode)?;
         let mut changed = 0;
         for stored in &all {
             changed += u64::from(rewriter.snapshot(stored, &mut rules)? == Outcome::Changed);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use repository::budget::{ByteBudget, Shares, Taken};
+use repository::budget::{ByteBudget, Taken};
 use repository::error::{Error, Result};
 use repository::format::BlobKind;
 use repository::index::Location;
@@ -67,11 +67,11 @@ pub(super) struct Feed<'a> {
 /// Runs `plan`, and writes to `out` what it feeds.
 pub(super) fn run(
     context: &Context<'_>,
-    shares: &Shares,
+    memory: u64,
     out: &mut dyn Write,
     plan: impl FnOnce(&mut Feed<'_>) -> Result<()> + Send,
 ) -> Result<(), CommandError> {
-    let memory = ByteBudget::new(shares.range_bytes(), context.repository.stop().clone());
+    let memory = ByteBudget::new(memory, context.repository.stop().clone());
     let is_over = AtomicBool::new(false);
     let (jobs_tx, jobs_rx) = bounded::<Job<'_>>(REQUESTS);
     let (order_tx, order_rx) = bounded(MAX_GROUPS);

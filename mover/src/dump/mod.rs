@@ -58,14 +58,15 @@ pub(crate) fn run(
 ) -> Result<(), CommandError> {
     let trees = Trees::new(repository, index, request.shares.tree_bytes);
     let context = Context { repository, index, trees: &trees, report };
+    let memory = request.shares.range_bytes(index);
     if let (None, Some(totals)) = (request.path, &request.snapshot.summary) {
         report.progress().set_totals(totals.total_files_processed, totals.total_bytes_processed);
     }
     match find_root(&trees, request.snapshot, request.path)? {
-        Found::Dir { tree, node } => feed::run(&context, &request.shares, out, |feed| tar::write(&context, feed, &tree, node.as_deref())),
+        Found::Dir { tree, node } => feed::run(&context, memory, out, |feed| tar::write(&context, feed, &tree, node.as_deref())),
         Found::File(node) => {
             is_whole(&context, &node).map_err(CommandError::usage)?;
-            feed::run(&context, &request.shares, out, |feed| feed.file(&context, &node))
+            feed::run(&context, memory, out, |feed| feed.file(&context, &node))
         }
     }
 }

@@ -173,7 +173,7 @@ fn add(count: &AtomicU64, by: u64) {
 pub(crate) fn run(repository: &Arc<Repository>, index: &Arc<Index>, request: &Request, report: &Report) -> Result<Counts> {
     let trees = Trees::new(repository, index, request.shares.tree_bytes);
     let counts = Counts::default();
-    let memory = ByteBudget::new(request.shares.range_bytes(), repository.stop().clone());
+    let memory = ByteBudget::new(request.shares.range_bytes(index), repository.stop().clone());
     let left_out = match request.extras {
         Extras::Keep => Excludes::default(),
         Extras::Delete => left_out(&request.snapshot)?,

@@ -123,12 +123,18 @@ impl Index {
         }
     }
 
+    /// What the table takes, about.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.len() as u64 * BYTES_A_BLOB
+    }
+
     /// Whether the table still fits.
     ///
     /// # Errors
     /// [`Error::MemoryBound`].
     pub(crate) fn check_size(&self, limit_bytes: u64) -> Result<()> {
-        let bytes = self.len() as u64 * BYTES_A_BLOB;
+        let bytes = self.bytes();
         if bytes <= limit_bytes {
             return Ok(());
         }

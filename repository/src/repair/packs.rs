@@ -45,7 +45,7 @@ pub fn run(repository: &Arc<Repository>, wanted: &[String], mode: Mode, shares: 
     counts.to_read(&packs);
     let found = Mutex::new(Vec::new());
     let begin = || WholePack::new(repository, counts);
-    parallel::each(shares.workers + shares.readers, &packs, begin, |reader, pack| match reader.check(pack) {
+    parallel::each(shares.workers, &packs, begin, |reader, pack| match reader.check(pack) {
         Err(Error::Damaged { what, .. }) => {
             found.lock().expect("no holder panics").push((pack, what));
             Ok(())
