@@ -81,11 +81,15 @@ impl Shares {
         Self { readers: 0, chunks: 0, index_bytes: self.index_bytes + free, ..self }
     }
 
-    /// For those who read content: what a backup uses for chunks and packs, they use for ranges of packs, and what the index
-    /// leaves of its share.
+    /// For those who read content: of what index and trees leave, a half is for ranges of packs, and a half for the plan of what
+    /// goes where.
     #[must_use]
     pub fn range_bytes(&self, index: &Index) -> u64 {
-        self.total() - index.bytes().min(self.index_bytes) - self.tree_bytes * 2
+        self.left_by(index.bytes())
+    }
+
+    fn left_by(&self, index_bytes: u64) -> u64 {
+        (self.total().saturating_sub(index_bytes + self.tree_bytes * 2) / 2).max(2 * CHUNK)
     }
 
     /// The most that all parts together may hold.
@@ -221,6 +225,8 @@ mod tests {
                 assert!(shares.workers <= cores && shares.uploads >= 1);
                 assert_eq!(shares.without_sources().total(), shares.total());
                 assert!(shares.pack_bytes >= 4 * MIB && shares.pack_bytes <= LARGEST_PACK);
+                let reading = shares.without_sources();
+                assert!(reading.left_by(0) * 2 <= reading.total() && reading.left_by(reading.index_bytes) >= 2 * CHUNK);
             }
         }
         assert!(Shares::of(127 * MIB, 2).is_err());

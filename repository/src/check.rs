@@ -72,15 +72,17 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn to_read(&self, packs: &[IndexedPack]) {
-        self.to_read.0.store(packs.len() as u64, Ordering::Relaxed);
-        self.to_read.1.store(packs.iter().map(IndexedPack::size).sum(), Ordering::Relaxed);
+    pub(crate) fn to_read(&self, packs: usize, bytes: u64) {
+        self.to_read.0.store(packs as u64, Ordering::Relaxed);
+        self.to_read.1.store(bytes, Ordering::Relaxed);
     }
 }
 
 /// Told of findings as they come, from several threads.
 pub type OnFinding<'a> = &'a (dyn Fn(Finding) + Sync);
 
+/// Packs whose lists are in memory at once.
+const PACKS_AT_ONCE: usize = 500;
 /// Reads of packs are this long.
 const READ: u64 = 8 << 20;
 
@@ -113,6 +115,7 @@ pub fn run(repository: &Arc<Repository>, read: ReadData, shares: &Shares, counts
             Err(other) => return Err(other),
         }
     }
+    drop(walk);
     read_packs(repository, &index, read, shares, counts, on_finding)
 }
 
@@ -225,10 +228,10 @@ fn read_packs(
     counts: &Counts,
     on_finding: OnFinding<'_>,
 ) -> Result<()> {
-    let mut packs = match read {
-        ReadData::No => return Ok(()),
-        ReadData::All | ReadData::Share(_) => index.by_pack(),
-    };
+    if read == ReadData::No {
+        return Ok(());
+    }
+    let mut packs = index.packs();
     packs.sort_by_key(|pack| pack.id);
     if let ReadData::Share(share) = read {
         // A share of one pack in a small repository is still one.
@@ -236,18 +239,27 @@ fn read_packs(
         packs.sort_by_cached_key(|_| random::<8>());
         packs.truncate(count);
     }
-    counts.to_read(&packs);
+    counts.to_read(packs.len(), packs.iter().map(|pack| pack.size).sum());
     let begin = || WholePack::new(repository, counts);
-    parallel::each(shares.workers + shares.uploads, &packs, begin, |reader, pack| match reader.check(pack) {
-        Err(Error::Damaged { object, what, .. }) => {
-            on_finding(Finding { object, problem: what, severity: Severity::Error });
-            Ok(())
-        }
-        read => {
-            counts.packs_read.fetch_add(u64::from(read.is_ok()), Ordering::Relaxed);
-            read
-        }
-    })
+    // What they hold is known of some at a time.
+    for some in packs.chunks(PACKS_AT_ONCE) {
+        parallel::each(
+            shares.workers + shares.uploads,
+            &index.all_of(some.iter().map(|pack| pack.id).collect()),
+            begin,
+            |reader, pack| match reader.check(pack) {
+                Err(Error::Damaged { object, what, .. }) => {
+                    on_finding(Finding { object, problem: what, severity: Severity::Error });
+                    Ok(())
+                }
+                read => {
+                    counts.packs_read.fetch_add(u64::from(read.is_ok()), Ordering::Relaxed);
+                    read
+                }
+            },
+        )?;
+    }
+    Ok(())
 }
 
 /// Reads packs from end to end; one per thread.

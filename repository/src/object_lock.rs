@@ -3,14 +3,15 @@
 //! What a backup writes is retained for a period ([`S3Options::retain`](crate::store::s3::S3Options::retain)). What it uses and
 //! did not write was retained when that was written, and that ends sooner: so it is extended now and then.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::budget::Shares;
+use crate::condemned::Condemned;
 use crate::error::{Error, Result};
+use crate::index::Usage;
 use crate::lock::MAX_CLOCK_SKEW_SECS;
 use crate::object::{ObjectKind, ObjectName};
 use crate::parallel;
@@ -56,7 +57,9 @@ pub struct Extend {
 /// # Errors
 /// Damage; [`Error::MemoryBound`]; [`Error::Refused`] if the clocks differ; those of the store.
 pub fn run(repository: &Arc<Repository>, shares: &Shares, extend: Option<Extend>, on_needed: &(dyn Fn(&Needed) + Sync)) -> Result<()> {
-    let survey = Survey::take(repository, shares, &HashSet::new())?;
+    // What is to go is not kept from it.
+    let condemned = Condemned::read(repository)?.packs();
+    let survey = Survey::take(repository, shares, &condemned)?;
     let store = repository.store();
     let mut names = vec![ObjectName::CONFIG];
     for kind in [ObjectKind::Key, ObjectKind::Index] {
@@ -64,7 +67,8 @@ pub fn run(repository: &Arc<Repository>, shares: &Shares, extend: Option<Extend>
     }
     names.extend(survey.snapshots.iter().map(|id| ObjectName::new(ObjectKind::Snapshot, *id)));
     let packs = survey.index.usage();
-    names.extend(packs.iter().filter(|usage| usage.needed_blobs > 0 || usage.copies > 0).map(|usage| ObjectName::pack(usage.pack.id)));
+    let is_needed = |usage: &&Usage| usage.needed_blobs > 0 || usage.copies > 0 && !condemned.contains(&usage.pack.id);
+    names.extend(packs.iter().filter(is_needed).map(|usage| ObjectName::pack(usage.pack.id)));
     drop(survey);
     let look = |(): &mut (), name: &ObjectName| {
         match look_at(repository, *name, extend) {

@@ -127,7 +127,7 @@ impl RestorePass<'_> {
             return self.run.retry_afresh(Reason::MoverFailed, &message);
         }
         if self.seen.run.volume.is_none() {
-            return self.run.retry(Reason::MoverFailed, "the volume that was filled is gone");
+            return self.run.retry_afresh(Reason::MoverFailed, "the volume that was filled is gone");
         }
         self.status.snapshot_id = Some(summary.snapshot_id.clone());
         self.status.result = Some(RestoreResult {

@@ -23,6 +23,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Memory of one blob in the table, growth included.
 const BYTES_A_BLOB: u64 = 80;
+/// Just after it has grown.
+const MOST_BYTES_A_BLOB: u64 = 112;
 
 /// Told of index files that are damaged.
 type OnDamage<'a> = &'a (dyn Fn(&Error) + Sync);
@@ -123,10 +125,10 @@ impl Index {
         }
     }
 
-    /// What the table takes, about.
+    /// The most that the table takes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.len() as u64 * BYTES_A_BLOB
+        self.len() as u64 * MOST_BYTES_A_BLOB
     }
 
     /// Whether the table still fits.
@@ -134,7 +136,7 @@ impl Index {
     /// # Errors
     /// [`Error::MemoryBound`].
     pub(crate) fn check_size(&self, limit_bytes: u64) -> Result<()> {
-        let bytes = self.bytes();
+        let bytes = self.len() as u64 * BYTES_A_BLOB;
         if bytes <= limit_bytes {
             return Ok(());
         }

@@ -370,7 +370,13 @@ impl Index {
     /// The blobs of every pack, by ascending offset: what the index says each pack holds.
     #[must_use]
     pub fn by_pack(&self) -> Vec<IndexedPack> {
-        self.blobs_of(self.packs().iter().map(|pack| pack.id).collect(), |_| true)
+        self.all_of(self.packs().iter().map(|pack| pack.id).collect())
+    }
+
+    /// The same of these packs.
+    #[must_use]
+    pub fn all_of(&self, wanted: Vec<PackId>) -> Vec<IndexedPack> {
+        self.blobs_of(wanted, |_| true)
     }
 }
 

@@ -42,7 +42,7 @@ pub fn run(repository: &Arc<Repository>, wanted: &[String], mode: Mode, shares: 
     }
     let index = Arc::new(Index::load(repository, shares.index_bytes)?);
     let packs = chosen(index.by_pack(), wanted)?;
-    counts.to_read(&packs);
+    counts.to_read(packs.len(), packs.iter().map(IndexedPack::size).sum());
     let found = Mutex::new(Vec::new());
     let begin = || WholePack::new(repository, counts);
     parallel::each(shares.workers, &packs, begin, |reader, pack| match reader.check(pack) {

@@ -381,6 +381,15 @@ impl<'a> Plan<'a> {
     fn want(&mut self, content: &[BlobId], size: u64, path: &Path) -> Result<Option<usize>> {
         let file = u32::try_from(self.batch.files.len()).expect("below MAX_FILES");
         let first = self.batch.wants.len();
+        // All of a file is planned at once.
+        let (bytes, allowed) = (
+            (content.len() * (size_of::<Want>() + size_of::<BlobId>())) as u64,
+            self.context.request.shares.range_bytes(self.context.index),
+        );
+        if bytes > allowed {
+            let what = format!("the plan of {}, which has {} chunks,", path.display(), content.len());
+            return Err(Error::MemoryBound { what, needed_mib: bytes >> 20, allowed_mib: allowed >> 20 });
+        }
         let mut offset = 0;
         for id in content {
             // What no writer makes is not read into memory either.

@@ -32,6 +32,7 @@ impl Pass<'_> {
     pub fn wait_for_slot(&mut self, plan: &Plan) -> Step {
         if let Some(missing) = self.seen.missing.clone() {
             // Whoever cannot use a slot does not stand in the queue.
+            self.status.no_node_since = None;
             let wait = self.patience();
             self.status.retry_after = Some(Time(self.now + wait));
             self.status.setback = Some(missing.message.clone());
@@ -95,7 +96,8 @@ impl Pass<'_> {
             || claim.spec.as_ref().is_some_and(|spec| spec.volume_name.is_some());
         if let Some(topology) = self.seen.claim_topology() {
             self.status.topology = Some(topology.clone());
-        } else if !is_placed {
+        } else if !is_placed || self.seen.volume.is_some() {
+            // One that is there and asks for no node is reached from all that the plan allows.
             self.status.topology.clone_from(&plan.topology);
         }
         if !plan.is_renewable {
@@ -121,6 +123,9 @@ impl Pass<'_> {
         };
         Outcome::Step(match &self.seen.pod {
             PodSeen::None => self.deploy(&attempt, plan),
+            PodSeen::Another if self.status.phase == Phase::InProgress => {
+                self.retry(Reason::Retrying, "the mover's pod is gone, and left no result")
+            }
             // The slot was given twice, and somebody was faster.
             PodSeen::Another => self.give_back(&format!("slot {} of {} was taken", attempt.slot, attempt.node)),
             PodSeen::Ours { said: Some(MoverSaid::Done(line)), .. } => return Outcome::Done((**line).clone()),
