@@ -337,7 +337,7 @@ fn a_mover_goes_on_with_what_the_one_before_has_done() {
 /// Two that write into one volume would spoil it, and so would two snapshots.
 #[test]
 fn nobody_goes_on_with_what_is_not_certain() {
-    for case in 0..3 {
+    for case in 0..4 {
         let mut world = World::new();
         world.settle();
         world.take_acts();
@@ -350,7 +350,9 @@ fn nobody_goes_on_with_what_is_not_certain() {
             0 => {}
             // Its node is gone.
             1 => world.seen.run.has_mover_ended = false,
-            // Its pod is gone, whoever removed it.
+            // Its pod is gone, whoever removed it, and another run has its slot.
+            2 => (world.seen.run.pod, world.seen.run.has_mover_ended) = (PodSeen::Another, false),
+            // Its pod is gone.
             _ => (world.seen.run.pod, world.seen.run.has_mover_ended) = (PodSeen::None, false),
         }
         world.next_mover();
