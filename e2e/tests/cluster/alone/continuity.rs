@@ -89,18 +89,19 @@ fn movers_and_controllers_come_and_go() {
 fn a_restore_goes_on_in_its_volume() {
     let scene = Scene::alone("refill");
     let volume = scene.claim("data", "test", "Filesystem");
-    let (all, file) = (512_u64 << 20, 32 << 20);
+    // Half a minute's work, so that some of it is seen: progress is looked at every five seconds.
+    let (all, file) = (1_u64 << 30, 32 << 20);
     // One that is large, and some.
-    std::fs::write(volume.join("data/large"), random(256 << 20, 0)).unwrap();
-    for seed in 1..=8 {
+    std::fs::write(volume.join("data/large"), random(512 << 20, 0)).unwrap();
+    for seed in 1..=16 {
         std::fs::write(volume.join(format!("data/file-{seed}")), random(file, seed)).unwrap();
     }
     scene.backup("run", "data");
     scene.ends("run", "Completed");
-    let policy = scene.cluster.policy(&json!({"pod": {"memory": "128MiB", "resources": {"limits": {"cpu": "300m"}}}}));
+    let policy = scene.cluster.policy(&json!({"pod": {"memory": "128MiB", "resources": {"limits": {"cpu": "200m"}}}}));
     scene.waiting_claim("again", "again", "test", &json!({}));
     scene.restore("again", "again", &json!({"backup": "run"}));
-    let far = |status: &Value| status["progress"]["bytesDone"].as_u64() > Some(all / 5);
+    let far = |status: &Value| status["progress"]["bytesDone"].as_u64() > Some(all / 8);
     let status = scene.wait("volumerestore/again", "some progress", far);
     let (node, done) = (status["attempt"]["node"].as_str().unwrap().to_owned(), status["progress"]["bytesDone"].as_u64().unwrap());
     kill_controllers();
