@@ -1,6 +1,6 @@
 //! From the repository into claims, while others disturb it.
 
-use e2e::cluster::{NAMESPACE, cluster};
+use e2e::cluster::{NAMESPACE, cluster, wait_for};
 use e2e::scene::Scene;
 use e2e::tree::{assert_same, random};
 use serde_json::json;
@@ -28,6 +28,11 @@ fn disturbed_while_it_fills() {
     scene.cancel("volumerestore/cancelled");
     begin("deleted", "test");
     cluster().kubectl().ok(&["delete", "vr", "deleted", "--namespace", "disturbed", "--wait=false"]);
+    // Movers go when the garbage collector comes to them: until then, one that could work would be faster.
+    wait_for("both movers to be told to end", || {
+        let pods = cluster().list(&["pods", "--namespace", NAMESPACE, "--selector", "estiba.dev/run"]);
+        pods.iter().all(|pod| pod["metadata"]["deletionTimestamp"].is_string())
+    });
     drop(fault);
     cluster().kubectl().ok(&["delete", "vr", "deleted", "--namespace", "disturbed", "--ignore-not-found", "--timeout", "100s"]);
     scene.ends("volumerestore/cancelled", "Canceled");
