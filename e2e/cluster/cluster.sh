@@ -5,6 +5,7 @@
 #   cluster.sh up     starts what does not run; prints how to use it
 #   cluster.sh down   ends everything and leaves nothing behind
 #   cluster.sh image TAR...   makes an image known to both nodes
+#   cluster.sh velero-start | velero-stop          Velero's server, on this machine, with its plugin for S3
 #   cluster.sh node-kill NODE | node-start NODE    a node that is lost, with all its containers; and comes back
 #
 # Everything lies in one folder, $ESTIBA_CLUSTER; processes are ended by the ids written there.
@@ -212,6 +213,20 @@ minio() {
         start minio "$BIN/minio" server --quiet --address "$NET.1:19000" "$STATE/minio"
 }
 
+# Velero's kinds, and a place for its backups; its server runs only when it is asked for.
+velero() {
+    mkdir -p "$STATE/minio/velero" "$STATE/velero-plugins"
+    kubectl apply --server-side -f "$BIN/../velero-crds.yaml" >/dev/null
+    kubectl apply -f "$here/velero.yaml" >/dev/null
+    cp "$BIN/velero-plugin-for-aws" "$STATE/velero-plugins/"
+}
+velero_start() {
+    KUBECONFIG="$STATE/kubeconfig" HOME="$STATE" start velero "$BIN/velero" server --namespace velero --features EnableCSI \
+        --plugin-dir "$STATE/velero-plugins" --item-operation-sync-frequency 2s --metrics-address 127.0.0.1:18085 \
+        --profiler-address 127.0.0.1:16060 ${VELERO_ARGS:-}
+    await 60 "Velero's start" sh -c "'$BIN/kubectl' --kubeconfig '$STATE/kubeconfig' --namespace velero get bsl default -o yaml | grep -q 'phase: Available'"
+}
+
 up() {
     [ "$(id -u)" = 0 ] || die "a cluster needs root"
     BIN=$("$root/e2e/tools/setup.sh")
@@ -224,6 +239,7 @@ up() {
     for node in "${NODES[@]}"; do node_start "$node"; done
     image "$STATE/pause/pause.tar"
     minio
+    velero
     for node in "${NODES[@]}"; do await 60 "$node's registration" kubectl get node "$node"; done
     storage
     kubectl wait --for=condition=Ready nodes --all --timeout=60s >/dev/null
@@ -242,7 +258,7 @@ down() {
     for node in "${NODES[@]}"; do node_kill "$node"; done
     stop kube-proxy
     "$BIN/kube-proxy" --cleanup >/dev/null 2>&1 || true
-    for name in snapshot-controller csi-snapshotter csi-attacher csi-provisioner csi-driver minio kube-scheduler kube-controller-manager kube-apiserver etcd; do
+    for name in velero snapshot-controller csi-snapshotter csi-attacher csi-provisioner csi-driver minio kube-scheduler kube-controller-manager kube-apiserver etcd; do
         # Nothing of it is needed again.
         stop "$name" KILL
     done
@@ -269,7 +285,9 @@ case ${1:-} in
     up) up ;;
     down) down ;;
     image) shift; for tar in "$@"; do image "$tar"; done ;;
+    velero-start) BIN=$("$root/e2e/tools/setup.sh"); velero_start ;;
+    velero-stop) stop velero "${2:-TERM}" ;;
     node-kill) node_kill "$2" ;;
     node-start) BIN=$("$root/e2e/tools/setup.sh"); node_start "$2" ;;
-    *) die "usage: cluster.sh up | down | image TAR... | node-kill NODE | node-start NODE" ;;
+    *) die "usage: cluster.sh up | down | image TAR... | velero-start | velero-stop | node-kill NODE | node-start NODE" ;;
 esac

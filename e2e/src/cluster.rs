@@ -51,8 +51,10 @@ impl Cluster {
             "name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "baseline"}}}));
         self.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "minio", "namespace": NAMESPACE}, "stringData": {
             "password": PASSWORD, "AWS_ACCESS_KEY_ID": "estiba-test", "AWS_SECRET_ACCESS_KEY": "estiba-secret"}}));
+        self.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "estiba-velero", "namespace": NAMESPACE},
+            "stringData": {"password": PASSWORD}}));
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/estiba");
-        let values = ["--set", "image.tag=dev,image.pullPolicy=Never,clones=true"];
+        let values = ["--set", "image.tag=dev,image.pullPolicy=Never,clones=true,velero.namespace=velero"];
         self.helm().ok(&[
             &["upgrade", "--install", "estiba", chart.to_str().unwrap(), "--namespace", NAMESPACE, "--wait", "--timeout", "90s"],
             &values[..],

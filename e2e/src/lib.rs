@@ -13,6 +13,7 @@ pub mod program;
 pub mod proxy;
 pub mod scene;
 pub mod tree;
+pub mod velero;
 
 use std::time::{Duration, Instant};
 

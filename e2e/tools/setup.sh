@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and prints the folder that holds it: stock restic (old and new), MinIO, and a whole
-# Kubernetes: its own programs, the CSI sidecars, helm, and Debian's containerd.
+# Kubernetes: its own programs, the CSI sidecars, helm, Velero, and Debian's containerd.
 # Everything lands in a cache outside the checkout, keyed by what was asked for, so a second run builds nothing.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -50,6 +50,7 @@ build provisioner github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-prov
 build attacher github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher
 build sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
 build helm helm.sh/helm/v3/cmd/helm
+build velero github.com/vmware-tanzu/velero/cmd/velero github.com/vmware-tanzu/velero-plugin-for-aws/velero-plugin-for-aws
 
 # The snapshot kinds come with the snapshotter's own client module.
 if [ ! -d "$cache/snapshot-crds" ]; then
@@ -58,6 +59,11 @@ if [ ! -d "$cache/snapshot-crds" ]; then
     cp "$module"/config/crd/*.yaml "$cache/snapshot-crds.part/"
     rm -f "$cache/snapshot-crds.part/kustomization.yaml"
     mv "$cache/snapshot-crds.part" "$cache/snapshot-crds"
+fi
+
+if [ ! -f "$cache/velero-crds.yaml" ]; then
+    "$cache/bin/velero" install --crds-only --dry-run -o yaml >"$cache/velero-crds.yaml.part"
+    mv "$cache/velero-crds.yaml.part" "$cache/velero-crds.yaml"
 fi
 
 [ -x "$cache/bin/restic-old" ] || ln -sf "$(command -v restic)" "$cache/bin/restic-old"

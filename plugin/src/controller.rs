@@ -38,6 +38,8 @@ use crate::run::observe::RunSeen;
 use crate::run::pod::{MoverSaid, PodSeen};
 use crate::run::{self, Act, Run};
 use crate::schedule;
+use crate::velero;
+use crate::velero::api::{DataDownload, DataUpload};
 
 /// After an error of the API server; each further one doubles it, to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -146,6 +148,7 @@ pub async fn run(client: Client, installation: Installation, steps: Option<u32>,
         .with_config(Config::default().concurrency(1))
         .watches(ours(&client), managed(), |pod| query_of(&pod))
         .run(answer, try_again, context.clone());
+    let velero = velero(&context);
     let keeper = Controller::new(ours(&client), managed()).run(keep, try_again, context.clone());
     let waker = wake(cluster.clone(), ready_tx, wake_rx, &backups_tx, &restores_tx);
     tokio::select! {
@@ -153,11 +156,48 @@ pub async fn run(client: Client, installation: Installation, steps: Option<u32>,
         () = restores.for_each(done) => tracing::error!("restores are no longer watched"),
         () = schedules.for_each(done) => tracing::error!("schedules are no longer watched"),
         () = queries.for_each(done) => tracing::error!("queries are no longer watched"),
+        () = velero => tracing::error!("Velero is no longer watched"),
         () = keeper.for_each(done) => tracing::error!("mover pods are no longer watched"),
         () = waker => tracing::error!("slots are no longer given"),
         _ = futures::future::select_all(watches) => tracing::error!("a watch ended"),
         () = stop => {}
     }
+}
+
+/// What Velero asks for, where it is served.
+async fn velero(context: &Arc<Context>) {
+    match context.installation.velero.clone() {
+        Some(namespace) => {
+            let uploads = transfers::<DataUpload>(context, &namespace);
+            futures::future::join(uploads, transfers::<DataDownload>(context, &namespace)).await;
+        }
+        None => futures::future::pending().await,
+    }
+}
+
+async fn transfers<T: velero::Read>(context: &Arc<Context>, namespace: &str) {
+    let client = || context.client.clone();
+    let runs = watcher(Api::<T::Run>::namespaced(client(), namespace), watcher::Config::default()).default_backoff();
+    // All that is told of a run is told of what it was made for.
+    let runs = runs.filter_map(|event| {
+        let run = event.map(|event| match event {
+            watcher::Event::Apply(run) | watcher::Event::InitApply(run) | watcher::Event::Delete(run) => Some(run),
+            watcher::Event::Init | watcher::Event::InitDone => None,
+        });
+        futures::future::ready(run.transpose())
+    });
+    Controller::new(Api::<T>::namespaced(client(), namespace), watcher::Config::default())
+        .with_config(Config::default().concurrency(AT_ONCE))
+        .owns_stream(runs)
+        .run(transfer::<T>, try_again, context.clone())
+        .for_each(done)
+        .await;
+}
+
+async fn transfer<T: velero::Read>(transfer: Arc<T>, context: Arc<Context>) -> kube::Result<Action> {
+    let (name, namespace) = (transfer.name_any(), transfer.namespace().unwrap_or_default());
+    let again = velero::reconcile::<T>(&context.client, &name, &namespace).await?;
+    Ok(again.map_or_else(Action::await_change, Action::requeue))
 }
 
 fn done<T>(_: T) -> futures::future::Ready<()> {

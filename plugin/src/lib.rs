@@ -18,3 +18,4 @@ pub mod restore;
 pub mod run;
 pub mod schedule;
 pub mod sweep;
+pub mod velero;

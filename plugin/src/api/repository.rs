@@ -23,11 +23,20 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.s3) != has(self.velero)").message("say where it lies: s3, or velero"),
+    validation = Rule::new("has(self.s3) == has(oldSelf.s3)").message("a repository does not move: make another one")
+)]
 pub struct RepositorySpec {
     /// Where it lies.
-    pub s3: S3Location,
-    /// Secret in Estiba's namespace: `password`, and either `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY` or nothing,
-    /// where movers have a web identity; `ca.crt` to trust a server's own authority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Location>,
+    /// Or: beside Velero's backups, with Velero's credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub velero: Option<VeleroLocation>,
+    /// Secret in Estiba's namespace: `password`, and either `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY`, or `credentials` (a
+    /// file as AWS' own tools read it), or none of them, where movers have a web identity or Velero's credentials; `ca.crt` to
+    /// trust a server's own authority.
     #[x_kube(validation = Rule::new("self.size() > 0").message("secret must be named"))]
     pub secret: String,
     /// Whether the first backup may create it.
@@ -102,6 +111,24 @@ pub struct S3Location {
     /// Region.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// `https://server/bucket` instead of `https://bucket.server`; by default so where an endpoint is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_style: Option<bool>,
+    /// Profile in the file of credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Nothing is written there: no backup is stored, and restores take no lock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+}
+
+/// A place beside Velero's backups: `plugins/estiba` under the prefix of a BackupStorageLocation.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
+#[x_kube(validation = Rule::new("self == oldSelf").message("a repository does not move: make another one"))]
+#[serde(rename_all = "camelCase")]
+pub struct VeleroLocation {
+    /// Name of the BackupStorageLocation, in Velero's namespace.
+    pub backup_storage_location: String,
 }
 
 /// Who creates a repository that is not there.

@@ -47,10 +47,11 @@ pub struct VolumeBackupSpec {
     pub cancel: bool,
 }
 
-/// A claim, or a snapshot that is there already; in the run's own namespace.
+/// A claim, or a snapshot that is there already; in the run's own namespace. Or a snapshot of another one, where Velero made it
+/// for the run.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[x_kube(
-    validation = Rule::new("has(self.claim) != has(self.volumeSnapshot)").message("name a claim or a volumeSnapshot, not both"),
+    validation = Rule::new("[has(self.claim), has(self.volumeSnapshot), has(self.handedOver)].filter(b, b).size() == 1").message("name a claim or a volumeSnapshot: one of them"),
     validation = Rule::new("self == oldSelf").message("a run does not change its source")
 )]
 #[serde(rename_all = "camelCase")]
@@ -63,6 +64,38 @@ pub struct Source {
     #[schemars(regex(pattern = NAME))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_snapshot: Option<String>,
+    /// A VolumeSnapshot that Velero made for this run, which removes it at the end. Only in Velero's own namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handed_over: Option<HandedOver>,
+}
+
+impl Source {
+    /// Whether the snapshot is the run's to remove.
+    #[must_use]
+    pub const fn owns_snapshot(&self) -> bool {
+        self.volume_snapshot.is_none()
+    }
+}
+
+/// A VolumeSnapshot of another namespace, with what is known of the claim that it was taken of.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HandedOver {
+    /// Where it is.
+    #[schemars(regex(pattern = NAME))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(regex(pattern = NAME))]
+    pub volume_snapshot: String,
+    /// The claim that it was taken of.
+    #[schemars(regex(pattern = NAME))]
+    pub claim: String,
+    /// The claim's StorageClass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    /// What the snapshot in the repository is tagged with, beside what all are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
 }
 
 /// Why a backup is made; the order in which slots are given.
@@ -141,6 +174,9 @@ pub struct VolumeSnapshotSeen {
     /// Of a clone: uid of the claim that it was made for, in the namespace of the claim that is backed up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim: Option<String>,
+    /// Of one that was handed over: uid of its namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace_uid: Option<String>,
 }
 
 /// What was stored.
@@ -149,6 +185,9 @@ pub struct VolumeSnapshotSeen {
 pub struct BackupResult {
     /// The snapshot in the repository.
     pub snapshot_id: String,
+    /// The repository's own id.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub repository_id: String,
     /// Bytes of the volume. None, like the next two: the mover that knew it could not say so any more, and another one found
     /// its snapshot.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -38,10 +38,16 @@ pub struct VolumeRestoreSpec {
     pub repository: String,
     /// What is restored.
     pub source: RestoreSource,
-    /// The PersistentVolumeClaim that is filled: in this namespace, without a volume, its `dataSourceRef` this run.
+    /// The PersistentVolumeClaim that is filled: without a volume, its `dataSourceRef` this run.
     #[x_kube(validation = Rule::new("self == oldSelf").message("a run does not change its claim"))]
     #[schemars(regex(pattern = NAME))]
     pub claim: String,
+    /// Namespace of a claim that Velero made for this run, whose `selector` keeps it free until then. Only in Velero's own
+    /// namespace; all others fill claims of theirs.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("a run does not change its claim"))]
+    #[schemars(regex(pattern = NAME))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim_namespace: Option<String>,
     /// Take what could be restored, when some items could not: otherwise such a volume is given up.
     #[serde(default)]
     pub accept_incomplete: bool,

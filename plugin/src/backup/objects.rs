@@ -11,7 +11,7 @@ use crate::api::external::{
     VolumeSnapshot, VolumeSnapshotContent, VolumeSnapshotContentSource, VolumeSnapshotContentSpec, VolumeSnapshotSource, VolumeSnapshotSpec,
 };
 use crate::api::mover_policy::{AccessMode, ClassRule};
-use crate::api::volume_backup::{Source, SourceVolume, VolumeSnapshotSeen};
+use crate::api::volume_backup::{HandedOver, Source, SourceVolume, VolumeSnapshotSeen};
 use crate::run::objects::{Installation, Job, OWN_VOLUME, VOLUME_PATH, metadata, name};
 
 /// Label of a content whose node takes care of it itself.
@@ -126,10 +126,11 @@ pub fn claim_of_clone(uid: &str, installation: &Installation, cloned: &VolumeSna
 /// What a namespace calls its claim or snapshot in the repository.
 #[must_use]
 pub fn path(namespace: &str, source: &Source) -> String {
-    match (&source.claim, &source.volume_snapshot) {
-        (Some(claim), _) => format!("/{namespace}/{claim}"),
+    match (&source.claim, &source.handed_over, &source.volume_snapshot) {
+        (Some(claim), _, _) => format!("/{namespace}/{claim}"),
+        (None, Some(HandedOver { namespace, claim, .. }), _) => format!("/{namespace}/{claim}"),
         // A claim may have the same name.
-        (None, snapshot) => format!("/{namespace}/volumesnapshots/{}", snapshot.as_deref().unwrap_or_default()),
+        (None, None, snapshot) => format!("/{namespace}/volumesnapshots/{}", snapshot.as_deref().unwrap_or_default()),
     }
 }
 
@@ -148,7 +149,10 @@ pub fn job(backup: &VolumeBackup, namespace_uid: &str, installation: &Installati
     args.push(path(&backup.namespace().unwrap_or_default(), &backup.spec.source));
     args.extend(["--host".to_owned(), installation.cluster.clone()]);
     args.extend(["--tag".to_owned(), format!("run={}", backup.uid().unwrap_or_default())]);
-    args.extend(["--tag".to_owned(), namespace_tag(namespace_uid)]);
+    let of_namespace = snapshot.namespace_uid.as_deref().unwrap_or(namespace_uid);
+    args.extend(["--tag".to_owned(), namespace_tag(of_namespace)]);
+    let further = backup.spec.source.handed_over.iter().flat_map(|source| &source.tags);
+    args.extend(further.flat_map(|tag| ["--tag".to_owned(), tag.clone()]));
     if let Some(taken) = &snapshot.taken {
         args.extend(["--time".to_owned(), taken.0.to_string()]);
     }

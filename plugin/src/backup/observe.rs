@@ -1,6 +1,6 @@
 //! What a backup needs to know: the claim, its snapshot, the copy; read fresh. Client required.
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSINode, StorageClass};
 use kube::ResourceExt;
 use kube::api::ListParams;
@@ -9,7 +9,7 @@ use super::objects;
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotClass, VolumeSnapshotContent};
 use crate::api::mover_policy::{ClassRule, CopyMethod};
 use crate::api::run::{Phase, Reason};
-use crate::api::volume_backup::SourceVolume;
+use crate::api::volume_backup::{Source as Spec, SourceVolume};
 use crate::api::{RUN_LABEL, VolumeBackup};
 use crate::run::decide::is_bound;
 use crate::run::objects::Installation;
@@ -36,8 +36,10 @@ pub struct Seen {
     pub copy_method: CopyMethod,
     /// The clone, where it was made.
     pub clone: CloneSeen,
-    /// The snapshot in the run's namespace.
+    /// The snapshot in the run's namespace, or in the one that it was handed over from.
     pub snapshot: Option<SnapshotSeen>,
+    /// Uid of the latter.
+    pub source_namespace: Option<String>,
     /// The content that our own snapshot had, while it is still there.
     pub original_content: Option<VolumeSnapshotContent>,
     /// The storage's snapshot, for our namespace.
@@ -60,6 +62,7 @@ impl Seen {
             copy_method: status.copy_method,
             clone: CloneSeen::default(),
             snapshot: None,
+            source_namespace: None,
             original_content: None,
             copy: None,
             copied_snapshot: None,
@@ -111,6 +114,7 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
         return Ok(seen);
     }
     let is_before = matches!(status.run.phase, Phase::Pending | Phase::Accepted) && !source.reader.is_over();
+    source.may_store(&mut seen);
     if source.reader.is_over() || status.run.phase != Phase::Pending || seen.run.missing.is_none() {
         match seen.copy_method {
             // Movers at work have what they read: nothing more is asked about it.
@@ -147,6 +151,30 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Whether anything may be stored there, and whether what is handed over is this namespace's to take.
+    fn may_store(&self, seen: &mut Seen) {
+        let place = seen.run.repository.as_ref().and_then(|repository| repository.spec.s3.as_ref());
+        if place.is_some_and(|place| place.read_only) {
+            let message = format!("Repository {} is only read: nothing is stored there", self.backup.spec.repository);
+            seen.run.lacks(Reason::Refused, message);
+        }
+        if self.backup.spec.source.handed_over.is_some() && !self.reader.is_of_velero() {
+            let message = "a snapshot is handed over only in Velero's own namespace: name a claim, or a volumeSnapshot of this one";
+            seen.run.lacks(Reason::NamespaceNotAllowed, message.to_owned());
+        }
+    }
+
+    /// The snapshot that is read: its namespace and name.
+    fn snapshot(&self) -> (String, String) {
+        let Spec { handed_over, volume_snapshot, .. } = &self.backup.spec.source;
+        let own = self.reader.namespace().to_owned();
+        match (handed_over, volume_snapshot) {
+            (Some(handed), _) => (handed.namespace.clone(), handed.volume_snapshot.clone()),
+            (None, Some(named)) => (own, named.clone()),
+            (None, None) => (own, objects::source_name(&self.backup.uid().unwrap_or_default())),
+        }
+    }
+
     /// The claim, its volume, and the class for its snapshot; or the snapshot that was named.
     async fn claim(&self, seen: &mut Seen) -> kube::Result<()> {
         let Some(name) = &self.backup.spec.source.claim else { return Ok(()) };
@@ -227,15 +255,18 @@ impl Source<'_> {
     }
 
     async fn snapshots(&self, seen: &mut Seen) -> kube::Result<()> {
+        if self.backup.spec.source.handed_over.is_some() && !self.reader.is_of_velero() {
+            // Not its own: not to be read, and not to be removed.
+            return Ok(());
+        }
         let uid = self.backup.uid().unwrap_or_default();
         let name = run::objects::name(&uid);
-        let source_name = objects::source_name(&uid);
+        let (namespace, wanted) = self.snapshot();
         let contents = self.reader.all::<VolumeSnapshotContent>();
         seen.copy = contents.get_opt(&name).await?;
         seen.copied_snapshot = self.reader.ours::<VolumeSnapshot>().get_opt(&name).await?;
         let source = &self.backup.spec.source;
-        let wanted = source.volume_snapshot.as_deref().unwrap_or(&source_name);
-        let snapshot = self.reader.theirs::<VolumeSnapshot>().get_opt(wanted).await?;
+        let snapshot = self.reader.of::<VolumeSnapshot>(&namespace).get_opt(&wanted).await?;
         if let Some(object) = snapshot {
             let status = object.status.clone().unwrap_or_default();
             let content = match &status.bound_volume_snapshot_content_name {
@@ -246,14 +277,17 @@ impl Source<'_> {
             let error = status.error.or(of_content).and_then(|error| error.message);
             seen.snapshot = Some(SnapshotSeen { object, content, error });
         } else if let Some(known) =
-            self.backup.status.as_ref().and_then(|status| status.snapshot.as_ref()).filter(|_| source.claim.is_some())
+            self.backup.status.as_ref().and_then(|status| status.snapshot.as_ref()).filter(|_| source.owns_snapshot())
         {
             let content = contents.get_opt(&known.content).await?;
             // Of a snapshot that is gone by now.
-            let is_ours = |content: &VolumeSnapshotContent| content.spec.volume_snapshot_ref.name.as_ref() == Some(&source_name);
+            let is_ours = |content: &VolumeSnapshotContent| {
+                let owner = &content.spec.volume_snapshot_ref;
+                owner.name.as_ref() == Some(&wanted) && owner.namespace.as_ref() == Some(&namespace)
+            };
             seen.original_content = content.filter(is_ours);
         }
-        if source.volume_snapshot.is_some() && seen.volume.bytes == 0 {
+        if source.claim.is_none() && seen.volume.bytes == 0 {
             self.shape_of_snapshot(seen).await?;
         }
         Ok(())
@@ -318,12 +352,23 @@ impl Source<'_> {
     async fn shape_of_snapshot(&self, seen: &mut Seen) -> kube::Result<()> {
         let Some(content) = seen.snapshot.as_ref().and_then(|snapshot| snapshot.content.as_ref()) else { return Ok(()) };
         let source = seen.snapshot.as_ref().and_then(|snapshot| snapshot.object.spec.source.persistent_volume_claim_name.clone());
+        let (namespace, _) = self.snapshot();
         let claim = match source {
-            Some(name) => self.reader.theirs::<PersistentVolumeClaim>().get_opt(&name).await?,
+            Some(name) => self.reader.of::<PersistentVolumeClaim>(&namespace).get_opt(&name).await?.and_then(|claim| claim.spec),
             None => None,
         };
-        let of_claim = claim.and_then(|claim| claim.spec).and_then(|spec| spec.storage_class_name);
-        let class = match of_claim {
+        let handed_over = self.backup.spec.source.handed_over.as_ref();
+        let mut topology = None;
+        if handed_over.is_some() {
+            seen.source_namespace = self.reader.all::<Namespace>().get_opt(&namespace).await?.and_then(|namespace| namespace.uid());
+            // Where the claim's volume is, a copy of it may have to be as well.
+            if let Some(volume) = claim.as_ref().and_then(|claim| claim.volume_name.as_ref()) {
+                let volume = self.reader.all::<PersistentVolume>().get_opt(volume).await?;
+                topology = volume.and_then(|volume| volume.spec).and_then(|spec| spec.node_affinity).and_then(|affinity| affinity.required);
+            }
+        }
+        let said = handed_over.and_then(|handed| handed.storage_class.clone());
+        let class = match said.or_else(|| claim.and_then(|claim| claim.storage_class_name)) {
             Some(class) => Some(class),
             None => {
                 let classes = self.reader.all::<StorageClass>().list(&ListParams::default()).await?.items;
@@ -335,7 +380,7 @@ impl Source<'_> {
             volume_mode: content.spec.source_volume_mode.clone().unwrap_or_else(|| "Filesystem".to_owned()),
             bytes: 0,
             driver: content.spec.driver.clone(),
-            topology: None,
+            topology,
         };
         Ok(())
     }

@@ -35,6 +35,9 @@ struct Run {
     /// Estiba's own namespace: movers, keys and copies of snapshots live here
     #[arg(long, env = "ESTIBA_NAMESPACE")]
     namespace: String,
+    /// Velero's namespace, if its data is to be moved: its DataUploads and DataDownloads that name `estiba` are done
+    #[arg(long, env = "ESTIBA_VELERO_NAMESPACE")]
+    velero_namespace: Option<String>,
     /// Image of movers
     #[arg(long, env = "ESTIBA_IMAGE")]
     image: String,
@@ -107,6 +110,7 @@ async fn work(run: Run) -> Result<(), Box<dyn std::error::Error>> {
     };
     let installation = Installation {
         namespace: run.namespace.clone(),
+        velero: run.velero_namespace.filter(|name| !name.is_empty()),
         image: run.image,
         image_pull_policy: run.image_pull_policy,
         service_account: run.mover_service_account,

@@ -146,7 +146,8 @@ impl Question<'_> {
         let mut seen = RunSeen { policy: cluster::policy(self.client).await?, ..RunSeen::default() };
         reader.repository(&mut seen, &self.query.spec.repository).await?;
         let source = &self.query.spec.source;
-        let asked = Asked { backup: None, source, began: self.query.metadata.creation_timestamp.as_ref(), known: None };
+        let asked =
+            Asked { is_of_velero: false, backup: None, source, began: self.query.metadata.creation_timestamp.as_ref(), known: None };
         let origin = origin::find(&reader, self.installation, &mut seen, &asked).await?;
         if let Some(missing) = seen.missing {
             return Ok(self.status(Phase::Failed, missing.reason, &missing.message));

@@ -71,6 +71,10 @@ impl RestorePass<'_> {
     /// Claim and origin, as they are now: they stay that for the run.
     fn prepare(&mut self) -> Step {
         if let Some(missing) = self.seen.run.missing.clone() {
+            if self.seen.restore.spec.claim_namespace.is_some() && missing.reason == Reason::ClaimTaken {
+                // Velero makes its claims once.
+                return self.run.fail(missing.reason, &missing.message);
+            }
             return self.run.wait_for_somebody(missing.reason, &missing.message);
         }
         let (Some(target), Some(class)) = (&self.seen.target, &self.seen.class) else {

@@ -8,9 +8,9 @@ use kube::ResourceExt;
 use super::origin::{self, Asked, Origin};
 use crate::api::run::{Phase, Reason};
 use crate::api::{GROUP, VolumeRestore};
-use crate::cluster;
 use crate::run::objects::{Installation, SELECTED_NODE};
 use crate::run::observe::{Reader, RunSeen, takes_secrets_of_claims};
+use crate::{cluster, velero};
 
 /// A class whose volumes somebody makes by hand.
 const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
@@ -52,7 +52,14 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
     if reader.is_idle() {
         return Ok(seen);
     }
-    seen.target = reader.theirs::<PersistentVolumeClaim>().get_opt(&seen.restore.spec.claim).await?;
+    let elsewhere = seen.restore.spec.claim_namespace.clone();
+    if elsewhere.is_some() && !reader.is_of_velero() {
+        let message = "claims of other namespaces are filled only for Velero, in its own namespace: leave out claimNamespace";
+        seen.run.lacks(Reason::NamespaceNotAllowed, message.to_owned());
+        return Ok(seen);
+    }
+    let claims = reader.of::<PersistentVolumeClaim>(elsewhere.as_deref().unwrap_or(reader.namespace()));
+    seen.target = claims.get_opt(&seen.restore.spec.claim).await?;
     if reader.is_over() || status.run.phase == Phase::Binding {
         // Also when it is no longer our claim's.
         seen.filled = match &status.run.claim_volume {
@@ -64,6 +71,7 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
         return Ok(seen);
     }
     let asked = Asked {
+        is_of_velero: elsewhere.is_some(),
         backup: seen.restore.spec.source.backup.as_deref(),
         source: &seen.restore.spec.source.stored,
         began: seen.restore.metadata.creation_timestamp.as_ref(),
@@ -78,14 +86,27 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
 async fn target(reader: &Reader<'_>, seen: &mut Seen) -> kube::Result<()> {
     let (name, run) = (seen.restore.spec.claim.clone(), seen.restore.name_any());
     let Some(target) = &seen.target else {
-        seen.run.lacks(Reason::ClaimMissing, format!("there is no claim {name}: make it, with this run as its dataSourceRef"));
+        let message = match &seen.restore.spec.claim_namespace {
+            Some(namespace) => format!("there is no claim {name} in namespace {namespace} yet: Velero makes it"),
+            None => format!("there is no claim {name}: make it, with this run as its dataSourceRef"),
+        };
+        seen.run.lacks(Reason::ClaimMissing, message);
         return Ok(());
     };
     let spec = target.spec.clone().unwrap_or_default();
+    let is_kept_free = spec.selector.as_ref().and_then(|selector| selector.match_labels.as_ref());
+    let is_of_velero = is_kept_free.is_some_and(|labels| labels.contains_key(velero::DYNAMIC_VOLUME));
     let is_for_this = spec.data_source_ref.as_ref().is_some_and(|source| {
         source.api_group.as_deref() == Some(GROUP) && source.kind == "VolumeRestore" && source.name == run && source.namespace.is_none()
     });
-    if !is_for_this {
+    if seen.restore.spec.claim_namespace.is_some() && !is_of_velero {
+        seen.run.lacks(
+            Reason::ClaimTaken,
+            format!("claim {name} is not one that Velero keeps free: its selector lacks {}", velero::DYNAMIC_VOLUME),
+        );
+        return Ok(());
+    }
+    if seen.restore.spec.claim_namespace.is_none() && !is_for_this {
         seen.run.lacks(
             Reason::ClaimTaken,
             format!("claim {name} is not to be filled by this run: its dataSourceRef must be VolumeRestore {run}"),

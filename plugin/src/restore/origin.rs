@@ -41,6 +41,8 @@ impl Origin {
 /// What was asked for.
 #[derive(Debug)]
 pub struct Asked<'a> {
+    /// By Velero's adapter, which may have all.
+    pub is_of_velero: bool,
     /// What a VolumeBackup of that name stored.
     pub backup: Option<&'a str>,
     /// Or this.
@@ -60,6 +62,11 @@ pub async fn find(reader: &Reader<'_>, installation: &Installation, run: &mut Ru
     let Some(repository) = run.repository.clone() else { return Ok(origin) };
     let (own, source) = (reader.namespace().to_owned(), asked.source);
     let from = source.namespace.clone().unwrap_or_else(|| own.clone());
+    if asked.is_of_velero {
+        // Velero reads what is told to it by a backup, of whichever namespace and cluster that was.
+        of_source(&mut origin, &from, asked, installation);
+        return Ok(origin);
+    }
     if from != own && !is_allowed(&repository, &from, run) {
         let name = repository.name_any();
         run.lacks(

@@ -1,5 +1,7 @@
 //! Makes one change. Done twice, it is done once. Client required.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
@@ -57,9 +59,11 @@ pub async fn act<K: Run>(client: &kube::Client, installation: &Installation, run
         Act::Rebind(volume, claim) => {
             let owner = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.namespace(), "name": claim.name_any(),
                 "uid": claim.uid(), "resourceVersion": null});
-            // Filled as one that can be written, it is what the claim asks for from now on.
-            let access_modes = claim.spec.and_then(|spec| spec.access_modes).unwrap_or_default();
-            patch_volume(client, &volume, json!({"claimRef": owner, "accessModes": access_modes})).await
+            let spec = claim.spec.unwrap_or_default();
+            // What the claim asks for, the volume is from now on: it was filled as one that can be written, without labels.
+            let labels = spec.selector.and_then(|selector| selector.match_labels).unwrap_or_default();
+            let access_modes = spec.access_modes.unwrap_or_default();
+            patch_volume(client, &volume, labels, json!({"claimRef": owner, "accessModes": access_modes})).await
         }
         Act::DeleteClaim(claim) => delete(&claims(client, &claim), &claim).await,
         Act::CreateRequest(request) => create(&Api::<Secret>::namespaced(client.clone(), ours), &request).await,
@@ -102,11 +106,17 @@ where
 
 /// What becomes of a volume without its claim: `Delete` or `Retain`. Exactly the one that was seen, or nothing is changed.
 pub(crate) async fn set_reclaim_policy(client: &kube::Client, volume: &PersistentVolume, policy: &str) -> kube::Result<()> {
-    patch_volume(client, volume, json!({"persistentVolumeReclaimPolicy": policy})).await
+    patch_volume(client, volume, BTreeMap::new(), json!({"persistentVolumeReclaimPolicy": policy})).await
 }
 
-async fn patch_volume(client: &kube::Client, volume: &PersistentVolume, spec: serde_json::Value) -> kube::Result<()> {
-    let patch = json!({"metadata": {"uid": volume.uid(), "resourceVersion": volume.resource_version()}, "spec": spec});
+async fn patch_volume(
+    client: &kube::Client,
+    volume: &PersistentVolume,
+    labels: BTreeMap<String, String>,
+    spec: serde_json::Value,
+) -> kube::Result<()> {
+    let metadata = json!({"uid": volume.uid(), "resourceVersion": volume.resource_version(), "labels": labels});
+    let patch = json!({"metadata": metadata, "spec": spec});
     let volumes = Api::<PersistentVolume>::all(client.clone());
     gone_is_fine(volumes.patch(&volume.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop))
 }

@@ -44,6 +44,8 @@ const TERMINATION_GRACE_SECS: i64 = 45;
 pub struct Installation {
     /// Estiba's namespace.
     pub namespace: String,
+    /// Velero's, if it is served.
+    pub velero: Option<String>,
     /// Image of movers.
     pub image: String,
     /// `Always`, `IfNotPresent` or `Never`.
@@ -94,6 +96,7 @@ pub fn request(uid: &str, attempt: u32, installation: &Installation, keys: &Secr
     let mut data = BTreeMap::new();
     data.insert("password".to_owned(), ByteString(get("password").ok_or("password")?));
     match (get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY")) {
+        (Some(_), Some(_)) if get("credentials").is_some() => return Err("one way to its credentials: it has two".to_owned()),
         (Some(id), Some(secret)) => {
             let mut text = [b"[default]\naws_access_key_id = ".as_slice(), &id, b"\naws_secret_access_key = ", &secret, b"\n"].concat();
             if let Some(token) = get("AWS_SESSION_TOKEN") {
@@ -101,7 +104,7 @@ pub fn request(uid: &str, attempt: u32, installation: &Installation, keys: &Secr
             }
             data.insert("credentials".to_owned(), ByteString(text));
         }
-        (None, None) => {}
+        (None, None) => data.extend(get("credentials").map(|file| ("credentials".to_owned(), ByteString(file)))),
         (Some(_), None) => return Err("AWS_SECRET_ACCESS_KEY".to_owned()),
         (None, Some(_)) => return Err("AWS_ACCESS_KEY_ID".to_owned()),
     }
@@ -271,7 +274,7 @@ fn request_mount() -> VolumeMount {
 fn container(name: &str, installation: &Installation, parts: &PodParts<'_>) -> Container {
     let env = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
     let has = |key: &str| parts.request.data.as_ref().is_some_and(|data| data.contains_key(key));
-    let s3 = &parts.repository.spec.s3;
+    let s3 = parts.repository.spec.s3.clone().unwrap_or_default();
     let mut environment = vec![env("MOVER_PASSWORD_FILE", format!("{REQUEST_PATH}/password"))];
     if has("credentials") {
         environment.push(env("AWS_SHARED_CREDENTIALS_FILE", format!("{REQUEST_PATH}/credentials")));
@@ -279,10 +282,11 @@ fn container(name: &str, installation: &Installation, parts: &PodParts<'_>) -> C
     if has("ca.crt") {
         environment.push(env("AWS_CA_BUNDLE", format!("{REQUEST_PATH}/ca.crt")));
     }
-    environment.extend(s3.endpoint.clone().map(|endpoint| env("AWS_ENDPOINT_URL", endpoint)));
+    environment.extend(s3.endpoint.map(|endpoint| env("AWS_ENDPOINT_URL", endpoint)));
+    environment.extend(s3.profile.map(|profile| env("AWS_PROFILE", profile)));
     let lock = parts.repository.spec.object_lock.as_ref().filter(|_| parts.job.stores);
     environment.extend(lock.map(|lock| env("MOVER_S3_RETAIN", retain(lock))));
-    environment.extend(s3.region.clone().map(|region| env("AWS_REGION", region)));
+    environment.extend(s3.region.map(|region| env("AWS_REGION", region)));
     Container {
         name: name.to_owned(),
         image: Some(installation.image.clone()),
@@ -304,11 +308,17 @@ fn retain(ObjectLock { mode, days }: &ObjectLock) -> String {
 }
 
 fn common_args(parts: &PodParts<'_>) -> Vec<String> {
-    let s3 = &parts.repository.spec.s3;
+    let s3 = parts.repository.spec.s3.clone().unwrap_or_default();
     let prefix = s3.prefix.trim_matches('/');
     let location = if prefix.is_empty() { format!("s3://{}", s3.bucket) } else { format!("s3://{}/{prefix}", s3.bucket) };
     let mut args = ["--json", "--result-file", "/dev/termination-log", "--repository", &location, "--run"].map(str::to_owned).to_vec();
     args.push(run_text(parts.uid, parts.attempt.number));
+    if let Some(is_path) = s3.path_style {
+        args.extend(["--s3-addressing", if is_path { "path" } else { "host" }].map(str::to_owned));
+    }
+    if s3.read_only {
+        args.push("--no-lock".to_owned());
+    }
     if let Some(memory) = &parts.policy.pod.memory {
         args.extend(["--memory".to_owned(), memory.clone()]);
     }

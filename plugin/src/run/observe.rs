@@ -14,10 +14,11 @@ use kube::{Api, ResourceExt};
 use super::Run;
 use super::objects::{self, Installation};
 use super::pod::{FROM_OUTSIDE, MoverSaid, PodSeen, PodState, last_said, said_by};
-use crate::api::repository::Namespaces;
+use crate::api::repository::{Namespaces, S3Location};
 use crate::api::run::{Attempt, Phase, Reason};
 use crate::api::{MoverPolicySpec, RUN_FINALIZER, RUN_LABEL, Repository, RepositoryQuery, RunStatus};
 use crate::cluster::{self, NodeState};
+use crate::velero::LocationSeen;
 use crate::{gate, reach};
 
 /// Lines of a mover's log that are read, and kept if it fails.
@@ -144,6 +145,18 @@ impl<'a> Reader<'a> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    /// Objects of another namespace.
+    pub fn of<K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>>(&self, namespace: &str) -> Api<K> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Whether it is a run of Velero's adapter: only those may name objects of other namespaces. Whoever may make runs where
+    /// Velero's keys are may do all that Velero may.
+    #[must_use]
+    pub fn is_of_velero(&self) -> bool {
+        self.installation.velero.as_ref() == Some(&self.namespace)
+    }
+
     /// Objects of all namespaces, or of none.
     pub fn all<K: kube::Resource<DynamicType = ()>>(&self) -> Api<K> {
         Api::all(self.client.clone())
@@ -198,10 +211,21 @@ impl<'a> Reader<'a> {
             seen.lacks(Reason::NamespaceNotAllowed, message);
             return Ok(());
         }
-        let secret = &repository.spec.secret;
-        let keys = self.ours::<Secret>().get_opt(secret).await?;
+        let mut repository = repository;
+        let secret = repository.spec.secret.clone();
+        let mut keys = self.ours::<Secret>().get_opt(&secret).await?;
+        if let (Some(beside), Some(own)) = (&repository.spec.velero, &keys) {
+            match self.beside_velero(&beside.backup_storage_location, own).await? {
+                Ok((place, all)) => (repository.spec.s3, keys) = (Some(place), Some(all)),
+                Err(message) => seen.lacks(Reason::RepositoryMissing, message),
+            }
+        }
         let checked = keys.as_ref().map(|keys| objects::request(&self.uid, 0, self.installation, keys));
-        let (place, hint) = (&self.installation.namespace, "it needs password, and AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY");
+        let place = &self.installation.namespace;
+        let hint = match &repository.spec.velero {
+            Some(_) => "it needs password",
+            None => "it needs password, and AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY",
+        };
         match checked {
             None => seen.lacks(Reason::SecretMissing, format!("there is no Secret {secret} in namespace {place}; {hint}")),
             Some(Err(key)) => seen.lacks(Reason::SecretMissing, format!("Secret {secret} in namespace {place} has no {key}; {hint}")),
@@ -210,6 +234,16 @@ impl<'a> Reader<'a> {
         seen.keys = keys;
         seen.repository = Some(repository);
         Ok(())
+    }
+
+    /// Where a repository beside Velero's backups is, and all its keys; or why it cannot be used.
+    async fn beside_velero(&self, location: &str, own: &Secret) -> kube::Result<Result<(S3Location, Secret), String>> {
+        let Some(velero) = &self.installation.velero else {
+            return Ok(Err("Velero is not served here: name its namespace to the chart (velero.namespace)".to_owned()));
+        };
+        // Read at each attempt: whoever changes them there changes them here.
+        let seen = LocationSeen::read(self.client, velero, location).await?;
+        Ok(seen.resolve(location, own))
     }
 
     /// The claim that movers mount, and its volume.

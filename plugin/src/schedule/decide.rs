@@ -149,7 +149,7 @@ impl Pass<'_> {
         // Names that are cut may be the same, and what they stand for is not.
         let short = hash(&format!("{}/{claim}", schedule.name_any())) & 0xff_ffff;
         let name = format!("{}-{}-{}-{short:06x}", part(&schedule.name_any()), part(claim), time.strftime("%Y%m%d-%H%M%S"));
-        let source = Source { claim: Some(claim.to_owned()), volume_snapshot: None };
+        let source = Source { claim: Some(claim.to_owned()), ..Source::default() };
         let spec = VolumeBackupSpec { repository: schedule.spec.repository.clone(), source, urgency, cancel: false };
         let mut run = VolumeBackup::new(&name, spec);
         run.metadata.namespace = schedule.namespace();

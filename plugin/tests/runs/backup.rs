@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::NodeSelector;
 use kube::ResourceExt;
 use plugin::api::run::{Phase, Reason};
-use plugin::api::volume_backup::{Source, SourceVolume};
+use plugin::api::volume_backup::{HandedOver, Source, SourceVolume};
 use plugin::backup::decide;
 use plugin::cluster::GateView;
 use plugin::run::observe::Missing;
@@ -40,7 +40,7 @@ fn the_whole_way() {
 
 #[test]
 fn a_snapshot_of_somebody_else_stays_theirs() {
-    let mut world = World::new(Source { claim: None, volume_snapshot: Some("theirs".to_owned()) });
+    let mut world = World::new(Source { volume_snapshot: Some("theirs".to_owned()), ..Source::default() });
     world.settle();
     assert_eq!(world.status().reason, Some(Reason::SnapshotMissing));
     let mut taken = World::of_claim();
@@ -71,6 +71,58 @@ fn a_snapshot_of_somebody_else_stays_theirs() {
     );
     let theirs = world.seen.snapshot.unwrap().content.unwrap();
     assert_eq!(theirs.spec.deletion_policy, "Delete", "it was patched");
+}
+
+#[test]
+fn a_snapshot_that_velero_hands_over_is_ours_to_remove() {
+    let handed_over = HandedOver {
+        namespace: "shop".to_owned(),
+        volume_snapshot: "velero-data".to_owned(),
+        claim: "data".to_owned(),
+        storage_class: Some("fast".to_owned()),
+        tags: vec!["velero-backup=b".to_owned()],
+    };
+    let source = || Source { handed_over: Some(handed_over.clone()), ..Source::default() };
+    let mut world = World::new(source());
+    world.settle();
+    // Nobody makes it again.
+    assert_eq!((world.status().phase, world.status().reason), (Phase::Failed, Some(Reason::SnapshotMissing)));
+
+    let theirs = || {
+        let mut taken = World::of_claim();
+        taken.steps(2);
+        taken.seen.snapshot
+    };
+    let mut world = World::new(source());
+    world.seen.snapshot = theirs();
+    world.seen.source_namespace = Some("uid-of-shop".to_owned());
+    world.gate(true);
+    world.settle();
+    let up_to_the_mover = [&HANDED_OVER[..1], &HANDED_OVER[2..], &["claim", "request", "pod"]].concat();
+    assert_eq!(world.take_acts(), up_to_the_mover);
+    let args = world.mover_args.join(" ");
+    for wanted in ["--as /shop/data ", "--tag namespace=uid-of-shop ", "--tag velero-backup=b ", "--source-id snapshot-1"] {
+        assert!(format!("{args} ").contains(wanted), "{wanted} is not in {args}");
+    }
+    world.mover_says(stored());
+    world.settle();
+    world.pod_goes();
+    world.settle();
+    assert_eq!(world.take_acts(), ["fence", "delete claim", "delete copy", "let go"]);
+    assert!(world.contents().next().is_none());
+
+    // Stopped at any step, nothing is left.
+    for steps in 0..12 {
+        let mut world = World::new(source());
+        world.seen.snapshot = theirs();
+        world.steps(steps);
+        world.seen.backup.spec.cancel = true;
+        world.settle();
+        world.pod_goes();
+        world.settle();
+        assert_eq!(world.status().phase, Phase::Canceled, "after {steps} steps");
+        assert!(world.seen.snapshot.is_none() && world.contents().next().is_none(), "after {steps} steps: {:?}", world.acts);
+    }
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub(crate) struct World {
     pub(crate) is_cloned_at_once: bool,
     /// And that volume was there before.
     pub(crate) is_foreign: bool,
+    /// What the last mover was told.
+    pub(crate) mover_args: Vec<String>,
 }
 
 impl World {
@@ -45,11 +47,19 @@ impl World {
             topology: None,
         };
         let seen = Seen { volume, snapshot_class: Some("class".to_owned()), ..Seen::new(backup, run) };
-        Self { seen, gate: GateView::default(), now: Timestamp::UNIX_EPOCH, acts: Vec::new(), is_cloned_at_once: true, is_foreign: false }
+        Self {
+            seen,
+            gate: GateView::default(),
+            now: Timestamp::UNIX_EPOCH,
+            acts: Vec::new(),
+            is_cloned_at_once: true,
+            is_foreign: false,
+            mover_args: Vec::new(),
+        }
     }
 
     pub(crate) fn of_claim() -> Self {
-        Self::new(Source { claim: Some("data".to_owned()), volume_snapshot: None })
+        Self::new(Source { claim: Some("data".to_owned()), ..Source::default() })
     }
 
     pub(crate) fn of_clone() -> Self {
@@ -237,7 +247,9 @@ impl World {
                 "request"
             }
             Act::CreatePod(pod) => {
-                let variables = pod.spec.unwrap().containers[0].env.clone().unwrap();
+                let mover = pod.spec.unwrap().containers.remove(0);
+                self.mover_args = mover.args.unwrap();
+                let variables = mover.env.unwrap();
                 let retain = variables.iter().find(|variable| variable.name == "MOVER_S3_RETAIN").unwrap();
                 assert_eq!(retain.value.as_deref(), Some("compliance:30d"));
                 seen.run.pod = PodSeen::Ours { said: None, is_running: true };

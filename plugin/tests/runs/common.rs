@@ -11,6 +11,7 @@ use serde_json::json;
 pub(crate) fn installation() -> Installation {
     Installation {
         namespace: "estiba".to_owned(),
+        velero: Some("velero".to_owned()),
         image: "image".to_owned(),
         image_pull_policy: "Never".to_owned(),
         service_account: "estiba-mover".to_owned(),

@@ -37,8 +37,14 @@ impl World {
     fn new() -> Self {
         let stored = StoredSource { claim: Some("data".to_owned()), ..StoredSource::default() };
         let source = RestoreSource { backup: None, stored };
-        let spec =
-            VolumeRestoreSpec { repository: "main".to_owned(), source, claim: "again".to_owned(), accept_incomplete: false, cancel: false };
+        let spec = VolumeRestoreSpec {
+            repository: "main".to_owned(),
+            source,
+            claim: "again".to_owned(),
+            accept_incomplete: false,
+            claim_namespace: None,
+            cancel: false,
+        };
         let mut restore = VolumeRestore::new("run", spec);
         restore.metadata.namespace = Some("shop".to_owned());
         restore.metadata.uid = Some("uid".to_owned());

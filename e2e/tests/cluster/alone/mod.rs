@@ -4,3 +4,4 @@ mod backups;
 mod continuity;
 mod gate;
 mod restores;
+mod velero;

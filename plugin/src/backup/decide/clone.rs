@@ -73,6 +73,7 @@ impl BackupPass<'_> {
             topology: spec.node_affinity.and_then(|affinity| affinity.required),
             content: volume.name_any(),
             claim: claim.metadata.uid.clone(),
+            namespace_uid: None,
         });
         look_again(Duration::ZERO)
     }

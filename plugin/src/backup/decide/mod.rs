@@ -114,6 +114,7 @@ impl BackupPass<'_> {
         let counted = |count: u64| (!summary.was_there).then_some(count);
         self.result = Some(BackupResult {
             snapshot_id: summary.snapshot_id.clone().unwrap_or_default(),
+            repository_id: summary.repository_id.clone(),
             bytes: counted(summary.total_bytes),
             bytes_stored: counted(summary.bytes_stored),
             bytes_resumed: Some(summary.bytes_resumed).filter(|bytes| *bytes > 0),

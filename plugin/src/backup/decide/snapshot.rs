@@ -26,6 +26,10 @@ impl BackupPass<'_> {
             if self.run.status.phase == Phase::Accepted {
                 return self.run.fail(Reason::SnapshotMissing, "the snapshot was removed before it could be used");
             }
+            if let Some(handed) = &backup.spec.source.handed_over {
+                let message = format!("VolumeSnapshot {} in namespace {} is gone", handed.volume_snapshot, handed.namespace);
+                return self.run.fail(Reason::SnapshotMissing, &message);
+            }
             let (Some(claim), Some(class)) = (&backup.spec.source.claim, &self.seen.snapshot_class) else {
                 return self.run.wait_for_somebody(Reason::SnapshotMissing, "the VolumeSnapshot is not there");
             };
@@ -60,13 +64,14 @@ impl BackupPass<'_> {
                 topology: self.seen.volume.topology.clone(),
                 content: content.name_any(),
                 claim: None,
+                namespace_uid: self.seen.source_namespace.clone(),
             });
         }
         act(Act::CreateContent(objects::content_copy(&self.run.uid, self.run.installation, content, &handle)))
     }
 
     /// The copy first, then the original goes, and only then does the copy own the storage's snapshot: at each moment
-    /// exactly one of them, or none, would delete it. A snapshot that somebody else made stays theirs.
+    /// exactly one of them, or none, would delete it. A snapshot that somebody else made for other ends stays theirs.
     fn hand_over(&mut self, copy: &VolumeSnapshotContent) -> Step {
         let Some(copied) = &self.seen.copied_snapshot else {
             let class = copy.spec.volume_snapshot_class_name.as_deref();
@@ -82,7 +87,7 @@ impl BackupPass<'_> {
             }
             return self.run.wait_a_moment(Reason::SnapshotNotReady, &message);
         }
-        if self.seen.backup.spec.source.claim.is_some()
+        if self.seen.backup.spec.source.owns_snapshot()
             && let Some(step) = self.take_over(copy)
         {
             return step;
@@ -109,7 +114,7 @@ impl BackupPass<'_> {
 
 /// Those that were made for the run, whatever state they are in.
 pub(super) fn remove(seen: &Seen) -> Option<Step> {
-    let is_ours = seen.backup.spec.source.claim.is_some();
+    let is_ours = seen.backup.spec.source.owns_snapshot();
     // Taken, but never handed over, or only half.
     if is_ours && let Some(snapshot) = &seen.snapshot {
         let content = snapshot.content.as_ref().filter(|content| content.spec.deletion_policy != "Delete");

@@ -114,7 +114,7 @@ async fn run(args: Args) -> Result<ExitCode, Error> {
     match args.command {
         Command::Backup { claim, repository, no_follow } => {
             let repository = repository_or_only(&client, repository).await?;
-            let source = Source { claim: Some(claim.clone()), volume_snapshot: None };
+            let source = Source { claim: Some(claim.clone()), ..Source::default() };
             let mut backup = VolumeBackup::new("", VolumeBackupSpec { repository, source, urgency: Urgency::Manual, cancel: false });
             backup.metadata.name = None;
             backup.metadata.generate_name = Some(name_part(&claim));

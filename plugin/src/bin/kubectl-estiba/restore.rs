@@ -77,7 +77,14 @@ pub(crate) async fn run(client: &Client, namespace: &str, args: Args) -> Result<
     let source = RestoreSource { backup: None, stored };
     let mut restore = VolumeRestore::new(
         "",
-        VolumeRestoreSpec { repository, source, claim: args.to.clone(), accept_incomplete: args.accept_incomplete, cancel: false },
+        VolumeRestoreSpec {
+            repository,
+            source,
+            claim: args.to.clone(),
+            claim_namespace: None,
+            accept_incomplete: args.accept_incomplete,
+            cancel: false,
+        },
     );
     restore.metadata.name = None;
     restore.metadata.generate_name = Some(name_part(&args.to));
