@@ -201,6 +201,8 @@ storage() {
     # Their own default, five requests a second, would be most of what the tests wait for.
     local common=(--kubeconfig "$STATE/kubeconfig" --leader-election=false --kube-api-qps 100 --kube-api-burst 200)
     local sidecar=(--csi-address "$RUN/csi.sock" "${common[@]}")
+    # A volume is copied whole: what takes longer than their own patience would be begun again beside it.
+    sidecar+=(--timeout 5m)
     keep csi-provisioner "$BIN/csi-provisioner" "${sidecar[@]}" --feature-gates Topology=true --extra-create-metadata --http-endpoint ""
     keep csi-attacher "$BIN/csi-attacher" "${sidecar[@]}"
     keep csi-snapshotter "$BIN/csi-snapshotter" "${sidecar[@]}" --extra-create-metadata

@@ -137,7 +137,10 @@ impl Cluster {
     /// Makes an operation of the CSI driver slow, or lets it fail, until the answer is dropped.
     pub fn fault(&self, operation: &str, fault: &Value) -> DriverFault {
         let path = self.state.join("volumes/faults").join(operation);
-        std::fs::write(&path, fault.to_string()).unwrap();
+        // Read at any moment: there as a whole, or not.
+        let part = self.state.join("volumes").join(format!("{operation}.part"));
+        std::fs::write(&part, fault.to_string()).unwrap();
+        std::fs::rename(&part, &path).unwrap();
         DriverFault(path)
     }
 
@@ -247,6 +250,12 @@ pub fn scale(replicas: &str) {
 /// Waits for something in the cluster.
 pub fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
     crate::within(PATIENCE, Duration::from_millis(200), what, is_so);
+}
+
+/// Whether no mover is left that was not told to end.
+pub fn movers_are_told_to_end() -> bool {
+    let pods = cluster().list(&["pods", "--namespace", NAMESPACE, "--selector", "estiba.dev/run"]);
+    pods.iter().all(|pod| pod["metadata"]["deletionTimestamp"].is_string())
 }
 
 /// Tells how long something took, for the log of a run.

@@ -202,7 +202,7 @@ impl controller_server::Controller for Controller {
         let mut state = self.0.state.lock().await;
         if let Some((id, snapshot)) = state.snapshots.iter().find(|(_, snapshot)| snapshot.name == request.name) {
             return if snapshot.volume == request.source_volume_id {
-                Ok(Response::new(CreateSnapshotResponse { snapshot: Some(shown(id, snapshot)) }))
+                Ok(Response::new(CreateSnapshotResponse { snapshot: Some(shown(&self.0, id, snapshot)) }))
             } else {
                 Err(Status::already_exists("a snapshot of this name, and of another volume"))
             };
@@ -217,7 +217,7 @@ impl controller_server::Controller for Controller {
         let created = SystemTime::now();
         let ready = created + self.0.snapshot_delay();
         let snapshot = Snapshot { name: request.name, volume: request.source_volume_id, bytes, is_block, created, ready };
-        let answer = CreateSnapshotResponse { snapshot: Some(shown(&id, &snapshot)) };
+        let answer = CreateSnapshotResponse { snapshot: Some(shown(&self.0, &id, &snapshot)) };
         state.snapshots.insert(id, snapshot);
         self.0.save(&state)?;
         Ok(Response::new(answer))
@@ -253,7 +253,7 @@ impl controller_server::Controller for Controller {
             return Err(Status::aborted("no such token"));
         }
         let end = if request.max_entries > 0 { found.len().min(start + request.max_entries.unsigned_abs() as usize) } else { found.len() };
-        let entry = |(id, snapshot): &(&String, &Snapshot)| list_snapshots_response::Entry { snapshot: Some(shown(id, snapshot)) };
+        let entry = |(id, snapshot): &(&String, &Snapshot)| list_snapshots_response::Entry { snapshot: Some(shown(&self.0, id, snapshot)) };
         let next_token = if end < found.len() { end.to_string() } else { String::new() };
         Ok(Response::new(ListSnapshotsResponse { entries: found[start..end].iter().map(entry).collect(), next_token }))
     }
@@ -350,13 +350,14 @@ fn created(id: &str, volume: &Volume, content_source: Option<VolumeContentSource
     })
 }
 
-fn shown(id: &str, snapshot: &Snapshot) -> csi::Snapshot {
+fn shown(shared: &Shared, id: &str, snapshot: &Snapshot) -> csi::Snapshot {
     csi::Snapshot {
         size_bytes: snapshot.bytes,
         snapshot_id: id.to_owned(),
         source_volume_id: snapshot.volume.clone(),
         creation_time: Some(snapshot.created.into()),
-        ready_to_use: SystemTime::now() >= snapshot.ready,
+        // As long as it lasts, and as long as it is asked for.
+        ready_to_use: SystemTime::now() >= snapshot.ready || shared.snapshot_delay().is_zero(),
         ..Default::default()
     }
 }

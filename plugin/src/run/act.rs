@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource, ResourceExt};
@@ -77,12 +78,22 @@ fn claims(client: &kube::Client, claim: &PersistentVolumeClaim) -> Api<Persisten
     Api::namespaced(client.clone(), &claim.namespace().unwrap_or_default())
 }
 
-/// No pod of the run can start from now on.
+/// No pod of the run can start from now on, and those that have are told to end: their slots stay taken until they have.
 async fn fence(client: &kube::Client, installation: &Installation, uid: &str) -> kube::Result<()> {
-    let secrets = Api::<Secret>::namespaced(client.clone(), &installation.namespace);
+    delete_all_of::<Secret>(client, installation, uid).await?;
+    delete_all_of::<Pod>(client, installation, uid).await
+}
+
+async fn delete_all_of<K>(client: &kube::Client, installation: &Installation, uid: &str) -> kube::Result<()>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let objects = Api::<K>::namespaced(client.clone(), &installation.namespace);
     let of_run = ListParams::default().labels(&format!("{RUN_LABEL}={uid}"));
-    for secret in secrets.list_metadata(&of_run).await?.items {
-        delete_uid(&secrets, &secret.name_any(), secret.uid()).await?;
+    for object in objects.list_metadata(&of_run).await?.items {
+        if object.metadata.deletion_timestamp.is_none() {
+            delete_uid(&objects, &object.name_any(), object.uid()).await?;
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use e2e::cluster::{NAMESPACE, cluster, scale, wait_for};
+use e2e::cluster::{NAMESPACE, cluster, movers_are_told_to_end, scale, wait_for};
 use e2e::scene::Scene;
 use e2e::tree::{assert_same, difficult, random};
 use serde_json::json;
@@ -42,7 +42,7 @@ fn volumes_are_cloned_where_the_policy_says_so() {
         scene.backup(name, "data");
         scene.says(name, "SnapshotFailed", "no clones are made here");
     }
-    scene.cluster.kubectl().ok(&["delete", "vb/deleted", "--namespace", "clones", "--timeout", "60s"]);
+    scene.cluster.kubectl().ok(&["delete", "vb/deleted", "--namespace", "clones", "--timeout", "240s"]);
     scene.cancel("cancelled");
     scene.ends("cancelled", "Canceled");
     drop(failing);
@@ -65,6 +65,8 @@ fn what_is_refused_is_said() {
     scene.ends("no-room", "Completed");
     // A quota is the API server's.
     cluster().apply(&json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": NAMESPACE}, "spec": {"hard": {"persistentvolumeclaims": "0"}}}));
+    let used = || cluster().get(&["quota", "none", "--namespace", NAMESPACE])["status"]["hard"]["persistentvolumeclaims"] == "0";
+    wait_for("the quota to count", used);
     scene.backup("no-quota", "data");
     scene.says("no-quota", "Refused", "exceeded quota");
     cluster().kubectl().ok(&["delete", "quota", "none", "--namespace", NAMESPACE]);
@@ -86,12 +88,17 @@ fn what_is_refused_is_said() {
     }
     cluster().kubectl().ok(&["delete", "sc", "sealed"]);
     // A claim that goes while its snapshot is being made: what was asked for is stored all the same.
-    let slow = scene.cluster.fault("SnapshotReady", &json!({"seconds": 5}));
+    let slow = scene.cluster.fault("SnapshotReady", &json!({"seconds": 3600}));
     scene.backup("last", "data");
-    scene.wait("last", "its snapshot", |status| status["phase"] == "Accepted");
+    // Before, the snapshot's controller would not take it of a claim that goes.
+    wait_for("the snapshot to be taken", || {
+        let taken =
+            |snapshot: &serde_json::Value| snapshot["status"]["creationTime"].is_string() && snapshot["metadata"]["name"] != "theirs";
+        cluster().list(&["volumesnapshots", "--namespace", "refused"]).iter().any(taken)
+    });
     cluster().kubectl().ok(&["delete", "pvc", "data", "--namespace", "refused", "--wait=false"]);
-    let status = scene.ends("last", "Completed");
     drop(slow);
+    let status = scene.ends("last", "Completed");
     assert_eq!((&status["source"]["volumeMode"], &status["snapshot"]["storageClass"]), (&json!("Filesystem"), &json!("test")));
     scene.leaves_nothing();
 }
@@ -109,7 +116,7 @@ fn what_hinders_movers_is_said() {
     scene.wait("unreachable", "the reason", |status| {
         status["message"].as_str().is_some_and(|message| message.contains("the mover tries again"))
     });
-    cluster().kubectl().ok(&["delete", "vb/unreachable", "--namespace", "hindered", "--timeout", "100s"]);
+    cluster().kubectl().ok(&["delete", "vb/unreachable", "--namespace", "hindered", "--timeout", "240s"]);
     cluster().kubectl().ok(&["delete", "erepo", "unreachable"]);
     // Somebody else works on the repository and lets nobody in: that is no failure of ours, however long it lasts.
     let policy = scene.cluster.policy(&json!({"retries": 0}));
@@ -127,11 +134,12 @@ fn what_hinders_movers_is_said() {
     cluster().apply(&json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "treasure"}, "spec": {
         "capacity": {"storage": "64Mi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "test", "persistentVolumeReclaimPolicy": "Delete",
         "csi": {"driver": "csi.estiba.test", "volumeHandle": "treasure"}}}));
+    wait_for("the volume to be free", || cluster().get(&["pv", "treasure"])["status"]["phase"] == "Available");
     scene.backup("treasure", "data");
     let status = scene.ends("treasure", "Failed");
     assert!(status["reason"] == "ClaimTaken" && status["message"].as_str().unwrap().contains("treasure"), "{status:#}");
     assert_eq!(cluster().get(&["pv", "treasure"])["spec"]["persistentVolumeReclaimPolicy"], "Retain");
-    cluster().kubectl().ok(&["delete", "pv", "treasure", "--timeout", "60s"]);
+    cluster().kubectl().ok(&["delete", "pv", "treasure", "--timeout", "240s"]);
     drop(policy);
     // An image that is not there.
     scale("0");
@@ -152,7 +160,7 @@ fn what_is_left_behind_is_swept() {
     std::fs::write(volume.join("data/file"), b"content").unwrap();
     let keep = json!({"startTimeoutSeconds": 600, "classes": [{"storageClass": "test", "backupStorageClass": "test-keep"}]});
     let policy = scene.cluster.policy(&keep);
-    let slow = scene.cluster.fault("NodePublishVolume", &json!({"seconds": 60}));
+    let slow = scene.cluster.fault("NodePublishVolume", &json!({"seconds": 3600}));
     let sweep = |args: &[&str]| {
         let ran = cluster().plugin(&[&["sweep", "--namespace", NAMESPACE], args].concat());
         assert!(ran.code == 0, "{ran:?}");
@@ -165,7 +173,7 @@ fn what_is_left_behind_is_swept() {
     let uid = scene.run("run")["metadata"]["uid"].as_str().unwrap().to_owned();
     scale("0");
     scene.patch("run", &json!({"metadata": {"finalizers": null}}));
-    cluster().kubectl().ok(&["delete", "vb", "run", "--namespace", "swept", "--timeout", "60s"]);
+    cluster().kubectl().ok(&["delete", "vb", "run", "--namespace", "swept", "--timeout", "240s"]);
     drop((slow, policy));
     scale("2");
     // A mover without its run is nobody's: the controllers end it, and what it mounts goes with it.
@@ -208,7 +216,7 @@ fn cancelled_and_deleted_at_every_stage() {
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(8 << 20, 1)).unwrap();
     let delete = |name: &str| {
-        cluster().kubectl().ok(&["delete", "volumebackup", name, "--namespace", "ends", "--ignore-not-found", "--timeout", "100s"])
+        cluster().kubectl().ok(&["delete", "volumebackup", name, "--namespace", "ends", "--ignore-not-found", "--timeout", "240s"])
     };
     // While the snapshot is made.
     let slow = scene.cluster.fault("SnapshotReady", &json!({"seconds": 3600}));
@@ -231,7 +239,7 @@ fn cancelled_and_deleted_at_every_stage() {
     scene.ends("cancel-waiting", "Canceled");
     drop(policy);
     // While the mover's volume is being mounted, which lasts.
-    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 60}));
+    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 3600}));
     let fault = slow();
     for name in ["cancel-late", "delete-late"] {
         scene.backup(name, "data");
@@ -239,6 +247,8 @@ fn cancelled_and_deleted_at_every_stage() {
     }
     scene.cancel("cancel-late");
     cluster().kubectl().ok(&["delete", "vb/delete-late", "--namespace", "ends", "--wait=false"]);
+    // One that could work until then would be faster than its end.
+    wait_for("both movers to be told to end", movers_are_told_to_end);
     drop(fault);
     delete("delete-late");
     scene.ends("cancel-late", "Canceled");
@@ -248,6 +258,6 @@ fn cancelled_and_deleted_at_every_stage() {
     scene.wait("last", "its pod", |status| status["reason"] == "PodStarting");
     cluster().kubectl().ok(&["delete", "namespace", "ends", "--wait=false"]);
     drop(fault);
-    cluster().kubectl().ok(&["delete", "namespace", "ends", "--ignore-not-found", "--timeout", "100s"]);
+    cluster().kubectl().ok(&["delete", "namespace", "ends", "--ignore-not-found", "--timeout", "240s"]);
     scene.leaves_nothing();
 }

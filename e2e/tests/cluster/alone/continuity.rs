@@ -21,7 +21,7 @@ fn movers_and_controllers_come_and_go() {
     let volume = scene.claim("data", "test", "Filesystem");
     std::fs::write(volume.join("data/file"), random(48 << 20, 1)).unwrap();
     // The mover waits in the driver until it was disturbed.
-    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 60}));
+    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 3600}));
     // The pod is deleted by force: its slot stays until kubelet has said that it ended, then another one does the work.
     let fault = slow();
     scene.backup("forced", "data");
@@ -29,6 +29,7 @@ fn movers_and_controllers_come_and_go() {
     let pod = cluster().list(&["pods", "--namespace", NAMESPACE, "--selector", "estiba.dev/run"]).remove(0);
     let name = pod["metadata"]["name"].as_str().unwrap();
     cluster().kubectl().ok(&["delete", "pod", name, "--namespace", NAMESPACE, "--force", "--grace-period", "0", "--wait=false"]);
+    scene.wait("forced", "another attempt", |after| after["attempts"].as_u64() > status["attempts"].as_u64());
     drop(fault);
     let after = scene.ends("forced", "Completed");
     assert!(after["attempts"].as_u64() > status["attempts"].as_u64(), "{after:#}");
@@ -37,7 +38,7 @@ fn movers_and_controllers_come_and_go() {
     scene.backup("drained", "data");
     let status = scene.wait("drained", "its pod", |status| status["reason"] == "PodStarting");
     let node = status["attempt"]["node"].as_str().unwrap().to_owned();
-    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "100s", "--pod-selector", "estiba.dev/run"]);
+    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "240s", "--pod-selector", "estiba.dev/run"]);
     drop(fault);
     let after = scene.ends("drained", "Completed");
     assert_ne!(after["attempt"]["node"], json!(node), "{after:#}");
@@ -56,7 +57,8 @@ fn movers_and_controllers_come_and_go() {
     let status = scene.wait("moved", "some progress", |status| status["progress"]["bytesDone"].as_u64() > Some(all / 4));
     let node = status["attempt"]["node"].as_str().unwrap().to_owned();
     kill_controllers();
-    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "100s", "--pod-selector", "estiba.dev/run"]);
+    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "240s", "--pod-selector", "estiba.dev/run"]);
+    drop(policy);
     let after = scene.ends("moved", "Completed");
     assert_ne!(after["attempt"]["node"], json!(node), "{after:#}");
     let (resumed, stored) = (after["result"]["bytesResumed"].as_u64().unwrap(), after["result"]["bytesStored"].as_u64().unwrap());
@@ -69,7 +71,6 @@ fn movers_and_controllers_come_and_go() {
     let bound = all + all / 20;
     assert!(resumed > all / 8 && resumed + stored < bound && sent < bound, "{after:#}");
     cluster().kubectl().ok(&["uncordon", &node]);
-    drop(policy);
     // Both controllers are killed while a mover works: it goes on, and is found again.
     let fault = slow();
     scene.backup("orphaned", "data");
@@ -98,17 +99,17 @@ fn a_restore_goes_on_in_its_volume() {
     }
     scene.backup("run", "data");
     scene.ends("run", "Completed");
-    let policy = scene.cluster.policy(&json!({"pod": {"memory": "128MiB", "resources": {"limits": {"cpu": "200m"}}}}));
+    let policy = scene.cluster.policy(&json!({"pod": {"memory": "128MiB", "resources": {"limits": {"cpu": "100m"}}}}));
     scene.waiting_claim("again", "again", "test", &json!({}));
     scene.restore("again", "again", &json!({"backup": "run"}));
     let far = |status: &Value| status["progress"]["bytesDone"].as_u64() > Some(all / 8);
     let status = scene.wait("volumerestore/again", "some progress", far);
     let (node, done) = (status["attempt"]["node"].as_str().unwrap().to_owned(), status["progress"]["bytesDone"].as_u64().unwrap());
     kill_controllers();
-    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "100s", "--pod-selector", "estiba.dev/run"]);
+    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "240s", "--pod-selector", "estiba.dev/run"]);
+    drop(policy);
     let after = scene.ends("volumerestore/again", "Completed");
     cluster().kubectl().ok(&["uncordon", &node]);
-    drop(policy);
     assert!(after["attempt"]["node"] != json!(node) && after["attempts"] == 2 && after["disruptions"] == 1, "{after:#}");
     let (bytes, in_place) = (after["result"]["bytes"].as_u64().unwrap(), after["result"]["bytesInPlace"].as_u64().unwrap());
     note(&format!("a restore went on after {} MiB of {}: {} MiB were in place", done >> 20, all >> 20, in_place >> 20));
@@ -126,6 +127,8 @@ fn a_node_is_lost_with_the_mover_on_it() {
     let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
     for (seed, run) in ["out-of-service", "deleted"].into_iter().enumerate() {
         std::fs::write(volume.join("data/file"), random(1 << 30, seed as u64)).unwrap();
+        // It is at work until it is lost.
+        let policy = scene.cluster.policy(&json!({"pod": {"resources": {"limits": {"cpu": "50m"}}}}));
         scene.backup(run, "data");
         let status = scene.wait(run, "its pod", |status| ["PodStarting", "Moving"].iter().any(|reason| status["reason"] == *reason));
         let node = status["attempt"]["node"].as_str().unwrap().to_owned();
@@ -133,6 +136,7 @@ fn a_node_is_lost_with_the_mover_on_it() {
         cluster().script(&["node-kill", &node]);
         let is_silent = |status: &Value| status["message"].as_str().is_some_and(|message| message.contains("does not answer"));
         scene.wait(run, "its node's silence", is_silent);
+        drop(policy);
         // Nobody knows that it ended: its slot and its work stay its own, even when the pod is deleted by force.
         let name = pod["metadata"]["name"].as_str().unwrap();
         cluster().kubectl().ok(&["delete", "pod", name, "--namespace", NAMESPACE, "--force", "--grace-period", "0", "--wait=false"]);
@@ -218,16 +222,16 @@ fn controllers_that_all_believe_they_lead() {
         scene.backup(&format!("run-{i}"), "data");
     }
     let is_over = |i: usize| scene.status(&format!("run-{i}"))["cleaned"] == true;
-    wait_for("the end of all", || {
-        // Two that renew in one moment find out: there are three again at once.
-        for twin in &mut twins {
-            if twin.child().try_wait().unwrap().is_some() {
-                *twin = cluster().controller("twin", &[]);
-            }
-        }
-        (0..12).all(is_over)
-    });
     for i in 0..12 {
+        wait_for(&format!("the end of run-{i}"), || {
+            // Two that renew in one moment find out: there are three again at once.
+            for twin in &mut twins {
+                if twin.child().try_wait().unwrap().is_some() {
+                    *twin = cluster().controller("twin", &[]);
+                }
+            }
+            is_over(i)
+        });
         scene.ends(&format!("run-{i}"), "Completed");
     }
     // Two nodes, a slot on each: by name, and by run.

@@ -105,7 +105,7 @@ fn limits_by_label_and_what_happens_when_they_change() {
         std::fs::write(volume.join("data/file"), random(1 << 20, i)).unwrap();
     }
     // Movers wait in the driver, so that several are there at once.
-    let slow = scene.cluster.fault("NodePublishVolume", &json!({"seconds": 60}));
+    let slow = scene.cluster.fault("NodePublishVolume", &json!({"seconds": 3600}));
     let watch = scene.cluster.watch_movers();
     for i in 0..10 {
         scene.backup(&format!("run-{i}"), &format!("data-{i}"));
@@ -138,9 +138,12 @@ fn limits_by_label_and_what_happens_when_they_change() {
     assert_eq!(per_node(), [("node-a".to_owned(), 1), ("node-b".to_owned(), 3)].into());
     // Lowered while full: nobody is stopped, nobody is added before it is below.
     policy.change(&many(1));
+    // One that comes now is told of the new limit: it counts.
+    scene.backup("run-10", "data-0");
+    scene.says("run-10", "WaitingForSlot", "runs 3 of 1");
     let lowered = history().len();
     drop(slow);
-    for i in 0..10 {
+    for i in 0..=10 {
         let status = scene.ends(&format!("run-{i}"), "Completed");
         assert_eq!(status["failures"], 0, "{status:#}");
     }
@@ -159,6 +162,7 @@ fn a_restore_goes_before_fifty_backups_that_wait() {
     std::fs::write(volume.join("data/file"), random(1 << 20, 1)).unwrap();
     scene.backup("first", "data");
     scene.ends("first", "Completed");
+    let closed = scene.cluster.cordon("node-b");
     let policy = scene.cluster.policy(&json!({"moversPerNode": 0}));
     for i in 0..50 {
         scene.backup(&format!("run-{i}"), "data");
@@ -173,9 +177,10 @@ fn a_restore_goes_before_fifty_backups_that_wait() {
     assert!(held.is_empty(), "{held:#?}");
     scene.waiting_claim("again", "again", "test", &json!({}));
     scene.restore("again", "again", &json!({"claim": "data"}));
-    scene.says("volumerestore/again", "NoNode", "has no slots by policy");
+    for words in ["has no slots by policy", "is cordoned"] {
+        scene.says("volumerestore/again", "NoNode", words);
+    }
     let watch = scene.cluster.watch_movers();
-    let closed = scene.cluster.cordon("node-b");
     policy.change(&json!({"moversPerNode": 1}));
     scene.ends("volumerestore/again", "Completed");
     wait_for("some backups after it", || count("Completed") >= 3);

@@ -1,6 +1,6 @@
 //! From the repository into claims, while others disturb it.
 
-use e2e::cluster::{NAMESPACE, cluster, wait_for};
+use e2e::cluster::{NAMESPACE, cluster, movers_are_told_to_end, wait_for};
 use e2e::scene::Scene;
 use e2e::tree::{assert_same, random};
 use serde_json::json;
@@ -16,7 +16,7 @@ fn disturbed_while_it_fills() {
     scene.backup("first", "data");
     scene.ends("first", "Completed");
     drop(policy);
-    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 60}));
+    let slow = || scene.cluster.fault("NodePublishVolume", &json!({"seconds": 3600}));
     let begin = |name: &str, class: &str| {
         scene.waiting_claim(name, name, class, &json!({}));
         scene.restore(name, name, &json!({"claim": "data"}));
@@ -28,26 +28,23 @@ fn disturbed_while_it_fills() {
     scene.cancel("volumerestore/cancelled");
     begin("deleted", "test");
     cluster().kubectl().ok(&["delete", "vr", "deleted", "--namespace", "disturbed", "--wait=false"]);
-    // Movers go when the garbage collector comes to them: until then, one that could work would be faster.
-    wait_for("both movers to be told to end", || {
-        let pods = cluster().list(&["pods", "--namespace", NAMESPACE, "--selector", "estiba.dev/run"]);
-        pods.iter().all(|pod| pod["metadata"]["deletionTimestamp"].is_string())
-    });
+    // One that could work until then would be faster than its end.
+    wait_for("both movers to be told to end", movers_are_told_to_end);
     drop(fault);
-    cluster().kubectl().ok(&["delete", "vr", "deleted", "--namespace", "disturbed", "--ignore-not-found", "--timeout", "100s"]);
+    cluster().kubectl().ok(&["delete", "vr", "deleted", "--namespace", "disturbed", "--ignore-not-found", "--timeout", "240s"]);
     scene.ends("volumerestore/cancelled", "Canceled");
     assert!(is_pending("cancelled") && is_pending("deleted"));
     // The claim goes while it is being filled.
     let fault = slow();
     begin("lost", "test");
-    cluster().kubectl().ok(&["delete", "pvc", "lost", "--namespace", "disturbed", "--timeout", "60s"]);
+    cluster().kubectl().ok(&["delete", "pvc", "lost", "--namespace", "disturbed", "--timeout", "240s"]);
     drop(fault);
     let status = scene.ends("volumerestore/lost", "Failed");
     assert_eq!(status["reason"], "ClaimMissing", "{status:#}");
     // A drain, and both controllers killed: another mover does it all, into a fresh volume.
     let fault = slow();
     let node = begin("drained", "test")["attempt"]["node"].as_str().unwrap().to_owned();
-    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "100s", "--pod-selector", "estiba.dev/run"]);
+    cluster().kubectl().ok(&["drain", &node, "--ignore-daemonsets", "--timeout", "240s", "--pod-selector", "estiba.dev/run"]);
     let controllers = ["--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=estiba-controller"];
     cluster().kubectl().ok(&[&["delete", "pods", "--force", "--grace-period", "0"], &controllers[..]].concat());
     drop(fault);

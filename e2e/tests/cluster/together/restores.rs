@@ -34,7 +34,7 @@ fn what_was_stored_comes_back_into_new_claims() {
     assert!(ask(&["ls", "disk", "-l"]).contains("67108864"));
     let none = cluster().plugin(&["ls", "data", "/no/such", "--repository", "back", "--namespace", "back"]);
     assert!(none.code != 0 && none.stderr.contains("path /back/data/no/such"), "{none:?}");
-    assert!(cluster().list(&["repositoryqueries", "--namespace", "back"]).is_empty());
+    wait_for("the questions to go", || cluster().list(&["repositoryqueries", "--namespace", "back"]).is_empty());
     // By hand, into a claim like the old one. What it would do is said first, and nothing is made.
     let restore = |args: &[&str]| scene.estiba(&[&["restore", "--repository", "back"], args].concat());
     let said = restore(&["data", "--to", "again", "--dry-run"]);
@@ -88,7 +88,7 @@ fn what_was_stored_comes_back_into_new_claims() {
         "--for",
         "jsonpath={.status.phase}=Succeeded",
         "--timeout",
-        "60s",
+        "240s",
     ]);
     assert!(scene.volume("local").join("data/repository/config").exists());
     scene.leaves_nothing();

@@ -48,7 +48,8 @@ fn the_examples_do_what_they_say() {
         .apply(&json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "BackupSchedule", "metadata": {"name": "often", "namespace": "shop"},
         "spec": {"schedule": "* * * * *", "repository": "main", "claims": {"matchLabels": {"often": "yes"}}}}));
     let is_stored = || cluster().get(&["bs", "often", "--namespace", "shop"])["status"]["claims"][0]["stored"].is_string();
-    wait_for("a run of its own accord", is_stored);
+    wait_for("a run of its own accord", || runs().iter().any(|run| run["metadata"]["name"].as_str().unwrap().starts_with("often")));
+    wait_for("what it stored", is_stored);
     cluster().kubectl().ok(&["delete", "bs", "often", "--namespace", "shop", "--timeout", "60s"]);
     wait_for("its runs to go with it", || !runs().iter().any(|run| run["metadata"]["name"].as_str().unwrap().starts_with("often")));
     let unreadable = json!({"apiVersion": "estiba.dev/v1alpha1", "kind": "BackupSchedule", "metadata": {"name": "wrong", "namespace": "shop"},

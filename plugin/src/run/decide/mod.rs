@@ -65,7 +65,7 @@ pub enum Act {
     CreateRequest(Secret),
     /// The mover. Refused, if the slot is taken.
     CreatePod(Pod),
-    /// All requests of the run: no pod of it can start any more.
+    /// All requests of the run, and its pods: none can start any more, and those that have end.
     Fence,
     /// The filled volume, or the clone's, belongs to this claim from now on.
     Rebind(PersistentVolume, PersistentVolumeClaim),
