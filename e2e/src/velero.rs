@@ -57,6 +57,11 @@ impl Velero {
         assert!(last["phase"] == phase, "{last:#}\n{}", self.ok(&[kind, "describe", name, "--details"]).stdout);
     }
 
+    /// Waits until a `backup` or `restore` is in this phase.
+    pub fn reaches(&self, kind: &str, name: &str, phase: &str) {
+        wait_for(&format!("{kind} {name} to be {phase}"), || self.get(kind, name)["status"]["phase"] == phase);
+    }
+
     /// One of its objects.
     pub fn get(&self, kind: &str, name: &str) -> Value {
         self.cluster.get(&[&format!("{kind}.velero.io"), name, "--namespace", VELERO])

@@ -168,8 +168,10 @@ pub async fn run(client: Client, installation: Installation, steps: Option<u32>,
 async fn velero(context: &Arc<Context>) {
     match context.installation.velero.clone() {
         Some(namespace) => {
-            let uploads = transfers::<DataUpload>(context, &namespace);
-            futures::future::join(uploads, transfers::<DataDownload>(context, &namespace)).await;
+            tokio::select! {
+                () = transfers::<DataUpload>(context, &namespace) => {}
+                () = transfers::<DataDownload>(context, &namespace) => {}
+            }
         }
         None => futures::future::pending().await,
     }

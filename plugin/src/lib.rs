@@ -1,7 +1,8 @@
 //! Estiba on Kubernetes.
 //!
 //! ```text
-//!  api (the kinds)   gate, reach (pure)   run: what all runs share ◄── backup, restore, query   schedule   keeper, cluster, lease, sweep (client)
+//!  api (the kinds)   gate, reach (pure)   run: what all runs share ◄── backup, restore ◄── velero   query   schedule
+//!                    keeper, cluster, lease, sweep (client)
 //!                              controller (ties them together)
 //! ```
 

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use plugin::api::run::{Attempt, Phase, Progress};
-use plugin::api::volume_backup::BackupResult;
+use plugin::api::volume_backup::{BackupResult, VolumeBackupStatus};
 use plugin::api::volume_restore::RestoreResult;
 use plugin::api::{RunStatus, VolumeBackup, VolumeRestore};
 use plugin::run::Run;
@@ -68,7 +68,8 @@ fn at(status: RunStatus) -> Seen<DataUpload> {
     let mut seen = begin(upload(), backup());
     let mut run = created(&seen);
     run.metadata.creation_timestamp = upload().metadata.creation_timestamp;
-    run.status.get_or_insert_default().run = status;
+    let result = BackupResult { snapshot_id: SNAPSHOT.to_owned(), repository_id: SNAPSHOT.to_owned(), ..BackupResult::default() };
+    run.status = Some(VolumeBackupStatus { run: status, result: Some(result), ..VolumeBackupStatus::default() });
     seen.run = Some(run);
     seen
 }
@@ -82,7 +83,7 @@ fn an_upload_is_a_backup_of_the_snapshot_that_it_hands_over() {
     let run = created(&begin(upload(), backup()));
     let expected = json!({
         "apiVersion": "estiba.dev/v1alpha1", "kind": "VolumeBackup",
-        "metadata": {"name": "b-x7", "namespace": "velero", "labels": {"velero.io/exclude-from-backup": "true"},
+        "metadata": {"name": "b-x7", "namespace": "velero", "finalizers": ["estiba.dev/cleanup"], "labels": {"velero.io/exclude-from-backup": "true"},
             "annotations": {"estiba.dev/velero-gives-up": "2026-11-22T12:00:00Z"},
             "ownerReferences": [{"apiVersion": "velero.io/v2alpha1", "kind": "DataUpload", "name": "b-x7", "uid": "uid-of-b-x7", "controller": true}]},
         "spec": {"repository": "velero-default", "urgency": "Manual", "cancel": false, "source": {"handedOver": {"namespace": "shop",
@@ -127,6 +128,14 @@ fn what_cannot_be_done_fails_with_words() {
         assert_eq!(decision.status.phase, TransferPhase::Failed);
         assert!(decision.status.message.contains("snapshotID"), "{}", decision.status.message);
     }
+    // Its Backup is gone: its run only disposes of the snapshot.
+    let alone = created(&Seen { job: None, ..begin(upload(), backup()) });
+    assert!(alone.is_cancelled() && alone.spec.source.handed_over.unwrap().tags.is_empty());
+    // What was stored has no name that a restore could find.
+    let mut nameless = at(RunStatus { phase: Phase::Completed, message: "done".to_owned(), ..RunStatus::default() });
+    nameless.run.as_mut().unwrap().status.as_mut().unwrap().result = None;
+    let decision = look(&nameless);
+    assert!(decision.status.phase == TransferPhase::Failed && decision.status.message.contains("no restore could find"));
     // Somebody removed the run, or another one has its name.
     let mut removed = begin(upload(), backup());
     removed.transfer.status = Some(TransferStatus { phase: TransferPhase::Prepared, ..TransferStatus::default() });

@@ -31,6 +31,7 @@ use super::run::RunStatus;
     printcolumn(name = "Snapshot", type_ = "string", json_path = ".status.snapshotId", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(validation = Rule::new("has(self.claimNamespace) == has(oldSelf.claimNamespace)").message("a run does not change its claim"))]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeRestoreSpec {
     /// The Repository that has it.

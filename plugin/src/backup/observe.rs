@@ -255,10 +255,6 @@ impl Source<'_> {
     }
 
     async fn snapshots(&self, seen: &mut Seen) -> kube::Result<()> {
-        if self.backup.spec.source.handed_over.is_some() && !self.reader.is_of_velero() {
-            // Not its own: not to be read, and not to be removed.
-            return Ok(());
-        }
         let uid = self.backup.uid().unwrap_or_default();
         let name = run::objects::name(&uid);
         let (namespace, wanted) = self.snapshot();
@@ -266,6 +262,11 @@ impl Source<'_> {
         seen.copy = contents.get_opt(&name).await?;
         seen.copied_snapshot = self.reader.ours::<VolumeSnapshot>().get_opt(&name).await?;
         let source = &self.backup.spec.source;
+        let is_begun = self.backup.status.as_ref().is_some_and(|status| status.snapshot.is_some());
+        if source.handed_over.is_some() && !self.reader.is_of_velero() && !is_begun {
+            // Not its own: not to be read, and not to be removed.
+            return Ok(());
+        }
         let snapshot = self.reader.of::<VolumeSnapshot>(&namespace).get_opt(&wanted).await?;
         if let Some(object) = snapshot {
             let status = object.status.clone().unwrap_or_default();
@@ -351,22 +352,33 @@ impl Source<'_> {
     /// A snapshot that somebody else made does not say of which class its claim was.
     async fn shape_of_snapshot(&self, seen: &mut Seen) -> kube::Result<()> {
         let Some(content) = seen.snapshot.as_ref().and_then(|snapshot| snapshot.content.as_ref()) else { return Ok(()) };
-        let source = seen.snapshot.as_ref().and_then(|snapshot| snapshot.object.spec.source.persistent_volume_claim_name.clone());
+        let handed_over = self.backup.spec.source.handed_over.as_ref();
+        let of_snapshot = seen.snapshot.as_ref().and_then(|snapshot| snapshot.object.spec.source.persistent_volume_claim_name.clone());
         let (namespace, _) = self.snapshot();
-        let claim = match source {
+        let claim = match handed_over.map(|handed| handed.claim.clone()).or(of_snapshot) {
             Some(name) => self.reader.of::<PersistentVolumeClaim>(&namespace).get_opt(&name).await?.and_then(|claim| claim.spec),
             None => None,
         };
-        let handed_over = self.backup.spec.source.handed_over.as_ref();
-        let mut topology = None;
+        let (mut topology, mut bytes) = (None, 0);
         if handed_over.is_some() {
             seen.source_namespace = self.reader.all::<Namespace>().get_opt(&namespace).await?.and_then(|namespace| namespace.uid());
             // Where the claim's volume is, a copy of it may have to be as well.
             if let Some(volume) = claim.as_ref().and_then(|claim| claim.volume_name.as_ref()) {
                 let volume = self.reader.all::<PersistentVolume>().get_opt(volume).await?;
-                topology = volume.and_then(|volume| volume.spec).and_then(|spec| spec.node_affinity).and_then(|affinity| affinity.required);
+                let spec = volume.and_then(|volume| volume.spec).unwrap_or_default();
+                // Some drivers do not say it of a snapshot, or only what is used.
+                let size = spec.capacity.and_then(|capacity| capacity.get("storage").cloned());
+                bytes = size.and_then(|size| cluster::bytes(&size.0)).unwrap_or_default();
+                topology = spec.node_affinity.and_then(|affinity| affinity.required);
             }
         }
+        // A device that was taken for files would be formatted, and stored as nothing.
+        let of_claim = claim.as_ref().map(|claim| claim.volume_mode.clone().unwrap_or_else(|| "Filesystem".to_owned()));
+        let Some(volume_mode) = content.spec.source_volume_mode.clone().or(of_claim) else {
+            let message = "neither the snapshot nor its claim says whether it is of files or of a device";
+            seen.run.lacks(Reason::SnapshotMissing, message.to_owned());
+            return Ok(());
+        };
         let said = handed_over.and_then(|handed| handed.storage_class.clone());
         let class = match said.or_else(|| claim.and_then(|claim| claim.storage_class_name)) {
             Some(class) => Some(class),
@@ -375,13 +387,7 @@ impl Source<'_> {
                 classes.into_iter().find(|class| class.provisioner == content.spec.driver).map(|class| class.name_any())
             }
         };
-        seen.volume = SourceVolume {
-            storage_class: class,
-            volume_mode: content.spec.source_volume_mode.clone().unwrap_or_else(|| "Filesystem".to_owned()),
-            bytes: 0,
-            driver: content.spec.driver.clone(),
-            topology,
-        };
+        seen.volume = SourceVolume { storage_class: class, volume_mode, bytes, driver: content.spec.driver.clone(), topology };
         Ok(())
     }
 }

@@ -17,6 +17,9 @@ use crate::run::decide::{Outcome, Pass, Plan, Start, Step, act, going, is_bound,
 use crate::run::objects::Installation;
 use crate::run::{Act, Decision};
 
+/// How long after a run a claim of Velero's may be made.
+const CLAIM_OF_VELERO_SECS: u32 = 60;
+
 /// What is to be done about a restore, now.
 #[must_use]
 pub fn decide(seen: &Seen, gate: &GateView, installation: &Installation, now: Timestamp) -> Decision<VolumeRestoreStatus> {
@@ -71,8 +74,13 @@ impl RestorePass<'_> {
     /// Claim and origin, as they are now: they stay that for the run.
     fn prepare(&mut self) -> Step {
         if let Some(missing) = self.seen.run.missing.clone() {
-            if self.seen.restore.spec.claim_namespace.is_some() && missing.reason == Reason::ClaimTaken {
-                // Velero makes its claims once.
+            // Velero makes its claims once, before it asks for their data or soon after: nobody mends them.
+            let is_final = match missing.reason {
+                Reason::ClaimTaken | Reason::NoStorageClass => true,
+                Reason::ClaimMissing => self.run.phase_lasts(CLAIM_OF_VELERO_SECS),
+                _ => false,
+            };
+            if is_final && self.seen.restore.spec.claim_namespace.is_some() {
                 return self.run.fail(missing.reason, &missing.message);
             }
             return self.run.wait_for_somebody(missing.reason, &missing.message);

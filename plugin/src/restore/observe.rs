@@ -53,7 +53,7 @@ pub(super) async fn observe(client: &kube::Client, installation: &Installation, 
         return Ok(seen);
     }
     let elsewhere = seen.restore.spec.claim_namespace.clone();
-    if elsewhere.is_some() && !reader.is_of_velero() {
+    if elsewhere.is_some() && !reader.is_of_velero() && status.target.is_none() {
         let message = "claims of other namespaces are filled only for Velero, in its own namespace: leave out claimNamespace";
         seen.run.lacks(Reason::NamespaceNotAllowed, message.to_owned());
         return Ok(seen);

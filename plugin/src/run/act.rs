@@ -15,6 +15,7 @@ use super::decide::Act;
 use super::objects::{Installation, SELECTED_NODE};
 use crate::api::external::{VolumeSnapshot, VolumeSnapshotContent};
 use crate::api::{NOT_FOR_VELERO, RUN_FINALIZER, RUN_LABEL};
+use crate::velero::DYNAMIC_VOLUME;
 
 /// Who writes statuses.
 const MANAGER: &str = "estiba-controller";
@@ -61,8 +62,10 @@ pub async fn act<K: Run>(client: &kube::Client, installation: &Installation, run
             let owner = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim.namespace(), "name": claim.name_any(),
                 "uid": claim.uid(), "resourceVersion": null});
             let spec = claim.spec.unwrap_or_default();
-            // What the claim asks for, the volume is from now on: it was filled as one that can be written, without labels.
-            let labels = spec.selector.and_then(|selector| selector.match_labels).unwrap_or_default();
+            // What the claim asks for, the volume is from now on: it was filled as one that can be written. Of labels only
+            // Velero's own: others may mean something to nodes, or to drivers.
+            let mut labels = spec.selector.and_then(|selector| selector.match_labels).unwrap_or_default();
+            labels.retain(|key, _| key == DYNAMIC_VOLUME);
             let access_modes = spec.access_modes.unwrap_or_default();
             patch_volume(client, &volume, labels, json!({"claimRef": owner, "accessModes": access_modes})).await
         }

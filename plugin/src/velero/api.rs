@@ -90,10 +90,10 @@ pub struct TargetVolume {
 #[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TransferStatus {
-    /// Empty: nobody has seen it yet.
+    /// Empty: nobody has seen it yet. Velero's kinds do not let that be written.
+    #[serde(skip_serializing_if = "TransferPhase::is_unseen", deserialize_with = "phase_or_unknown")]
     pub phase: TransferPhase,
     /// In words. One that failed without any counts as completed.
-    #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Of an upload: all that a restore is told of it.
     #[serde(rename = "snapshotID", skip_serializing_if = "String::is_empty")]
@@ -125,16 +125,9 @@ pub struct TransferStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct TransferProgress {
     /// In all.
-    #[serde(skip_serializing_if = "is_zero")]
     pub total_bytes: i64,
     /// So far.
-    #[serde(skip_serializing_if = "is_zero")]
     pub bytes_done: i64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
-const fn is_zero(bytes: &i64) -> bool {
-    *bytes == 0
 }
 
 /// As both kinds allow it.
@@ -160,16 +153,28 @@ pub enum TransferPhase {
     Completed,
     /// It ended without that.
     Failed,
+    /// One of a Velero that is newer than this: left alone.
+    Unknown,
+}
+
+fn phase_or_unknown<'a, D: serde::Deserializer<'a>>(from: D) -> Result<TransferPhase, D::Error> {
+    let name = String::deserialize(from)?;
+    Ok(serde_json::from_value(serde_json::Value::String(name)).unwrap_or(TransferPhase::Unknown))
 }
 
 impl TransferPhase {
-    /// Nothing more happens.
+    /// Nothing more happens, as far as we know.
     #[must_use]
     pub const fn is_end(self) -> bool {
         match self {
-            Self::Canceled | Self::Completed | Self::Failed => true,
+            Self::Canceled | Self::Completed | Self::Failed | Self::Unknown => true,
             Self::Unseen | Self::New | Self::Accepted | Self::Prepared | Self::InProgress | Self::Canceling => false,
         }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+    const fn is_unseen(&self) -> bool {
+        matches!(self, Self::Unseen)
     }
 
     /// Nobody has taken it on.

@@ -12,6 +12,8 @@ use crate::api::repository::S3Location;
 const FOLDER: &str = "plugins/estiba";
 /// The credentials of locations that name none.
 const DEFAULT_CREDENTIAL: (&str, &str) = ("cloud-credentials", "cloud");
+/// What counts as yes.
+const TRUE: [&str; 6] = ["1", "t", "T", "TRUE", "true", "True"];
 /// What names are known by for Velero's plugin for S3.
 const PROVIDERS: [&str; 2] = ["aws", "velero.io/aws"];
 
@@ -39,14 +41,14 @@ impl LocationSeen {
         let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
         let get = async |wanted: &SecretKey| -> kube::Result<Option<ByteString>> {
             let secret = secrets.get_opt(&wanted.name).await?;
-            Ok(secret.and_then(|secret| secret.data).and_then(|mut data| data.remove(&wanted.key)))
+            let value = secret.and_then(|secret| secret.data).and_then(|mut data| data.remove(&wanted.key));
+            Ok(value.filter(|value| !value.0.is_empty()))
         };
         let credentials = get(location.spec.credential.as_ref().unwrap_or(&default)).await?;
         let storage = location.spec.object_storage.clone().unwrap_or_default();
-        let ca = match (storage.ca_cert, storage.ca_cert_ref) {
-            (Some(ca), _) => Some(ca),
-            (None, Some(wanted)) => get(&wanted).await?,
-            (None, None) => None,
+        let ca = match (storage.ca_cert_ref, storage.ca_cert) {
+            (Some(wanted), _) => get(&wanted).await?,
+            (None, given) => given,
         };
         Ok(Self { location: Some(location), credentials, ca })
     }
@@ -65,7 +67,7 @@ impl LocationSeen {
         let storage = spec.object_storage.as_ref().filter(|storage| !storage.bucket.is_empty());
         let Some(storage) = storage else { return Err(format!("{what} names no bucket")) };
         let get = |key: &str| spec.config.get(key).filter(|value| !value.is_empty()).cloned();
-        let is = |key: &str| get(key).is_some_and(|value| value == "true");
+        let is = |key: &str| get(key).is_some_and(|value| TRUE.contains(&value.as_str()));
         if is("insecureSkipTLSVerify") {
             return Err(format!("{what} says insecureSkipTLSVerify: give it the server's authority as caCert instead"));
         }
@@ -76,16 +78,10 @@ impl LocationSeen {
         if let (Some(wanted), None) = (&storage.ca_cert_ref, &self.ca) {
             return Err(format!("{what} takes its authorities from key {} of Secret {}, which is not there", wanted.key, wanted.name));
         }
-        let prefix = storage.prefix.trim_matches('/');
-        let place = S3Location {
-            bucket: storage.bucket.clone(),
-            prefix: if prefix.is_empty() { FOLDER.to_owned() } else { format!("{prefix}/{FOLDER}") },
-            endpoint: get("s3Url"),
-            region: get("region"),
-            path_style: Some(is("s3ForcePathStyle")),
-            profile: get("profile"),
-            read_only: spec.access_mode == "ReadOnly",
-        };
+        let (endpoint, region) = (get("s3Url"), get("region"));
+        if endpoint.is_none() && region.is_none() {
+            return Err(format!("{what} says neither config.region nor config.s3Url: give it the region of its bucket"));
+        }
         let mut keys = keys.clone();
         let data = keys.data.get_or_insert_default();
         // Other credentials than Velero's, that may do less for instance, are taken from the Repository's own Secret.
@@ -96,6 +92,16 @@ impl LocationSeen {
         if let Some(ca) = &self.ca {
             data.entry("ca.crt".to_owned()).or_insert_with(|| ca.clone());
         }
+        let prefix = storage.prefix.trim_matches('/');
+        let place = S3Location {
+            bucket: storage.bucket.clone(),
+            prefix: if prefix.is_empty() { FOLDER.to_owned() } else { format!("{prefix}/{FOLDER}") },
+            endpoint,
+            region,
+            path_style: Some(is("s3ForcePathStyle")),
+            profile: get("profile").filter(|_| !has_own),
+            read_only: spec.access_mode == "ReadOnly",
+        };
         Ok((place, keys))
     }
 }
@@ -131,16 +137,17 @@ mod tests {
         assert_eq!((data["ca.crt"].0.as_slice(), data["credentials"].0.as_slice()), (b"PEM".as_slice(), b"[default]".as_slice()));
 
         // Nothing but a bucket, of AWS itself.
-        let (place, _) = seen(&json!({"provider": "aws", "objectStorage": {"bucket": "b"}})).resolve("l", &Secret::default()).unwrap();
+        let aws = json!({"provider": "aws", "objectStorage": {"bucket": "b"}, "config": {"region": "r"}});
+        let (place, _) = seen(&aws).resolve("l", &Secret::default()).unwrap();
         assert_eq!((place.prefix.as_str(), place.endpoint, place.path_style), ("plugins/estiba", None, Some(false)));
     }
 
     #[test]
     fn credentials_of_the_repository_go_before_those_of_the_location() {
         let own = [("AWS_ACCESS_KEY_ID".to_owned(), ByteString(b"i".to_vec()))].into();
-        let location = seen(&json!({"provider": "aws", "objectStorage": {"bucket": "b"}}));
-        let (_, keys) = location.resolve("l", &Secret { data: Some(own), ..Secret::default() }).unwrap();
-        assert!(!keys.data.unwrap().contains_key("credentials"));
+        let location = seen(&json!({"provider": "aws", "objectStorage": {"bucket": "b"}, "config": {"region": "r", "profile": "p"}}));
+        let (place, keys) = location.resolve("l", &Secret { data: Some(own), ..Secret::default() }).unwrap();
+        assert_eq!((keys.data.unwrap().contains_key("credentials"), place.profile), (false, None));
     }
 
     #[test]
@@ -152,8 +159,12 @@ mod tests {
             (LocationSeen::default(), "there is no BackupStorageLocation l"),
             (seen(&json!({"provider": "azure", "objectStorage": bucket})), "provider azure"),
             (seen(&json!({"provider": "aws"})), "names no bucket"),
+            (seen(&json!({"provider": "aws", "objectStorage": bucket})), "region of its bucket"),
             (seen(&json!({"provider": "aws", "objectStorage": bucket, "config": {"insecureSkipTLSVerify": "true"}})), "as caCert instead"),
-            (without(json!({"provider": "aws", "objectStorage": bucket, "credential": reference})), "key k of Secret s"),
+            (
+                without(json!({"provider": "aws", "objectStorage": bucket, "credential": reference, "config": {"region": "r"}})),
+                "key k of Secret s",
+            ),
             (seen(&json!({"provider": "aws", "objectStorage": {"bucket": "b", "caCertRef": reference}})), "authorities from key k"),
         ];
         for (seen, words) in cases {

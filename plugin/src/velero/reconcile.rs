@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::api::{Backup, DataDownload, DataUpload, Restore, TransferStatus};
-use super::transfer::{Act, Seen, Transfer, decide};
+use super::api::{Backup, DataDownload, DataUpload, Restore, TransferPhase, TransferStatus};
+use super::transfer::{Act, Seen, Transfer, decide, end};
 use super::{DATA_MOVER, SECRET, repository_name};
 use crate::api::repository::{Namespaces, Repository, RepositorySpec, VeleroLocation};
 use crate::run::objects::SELECTED_NODE;
@@ -92,7 +92,13 @@ pub async fn reconcile<T: Read>(client: &Client, name: &str, namespace: &str) ->
         };
         if let Err(error) = acted {
             let Some(message) = refusal(&error) else { return Err(error) };
-            let status = TransferStatus { message: message.to_owned(), ..before.clone() };
+            let mut status = decision.status;
+            if seen.transfer.is_cancelled() {
+                end(&mut status, TransferPhase::Canceled, message, Timestamp::now());
+            } else if status.phase.is_new() {
+                status.phase = TransferPhase::New;
+            }
+            message.clone_into(&mut status.message);
             if status != before {
                 record(&transfers, &seen.transfer, &status).await?;
             }

@@ -38,12 +38,19 @@ impl FromStr for SnapshotId {
             && let Some((namespace, claim)) = path.strip_prefix('/').and_then(|path| path.split_once('/'))
             && is_id(repository)
             && is_id(snapshot)
+            && [namespace, claim].into_iter().all(is_name)
         {
             let [repository, snapshot, namespace, claim] = [repository, snapshot, namespace, claim].map(str::to_owned);
             return Ok(Self { repository, snapshot, namespace, claim });
         }
         Err(format!("snapshotID {text} was not written by this data mover"))
     }
+}
+
+/// Of a namespace or a claim.
+fn is_name(name: &str) -> bool {
+    let is_fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    !name.is_empty() && name.len() <= 253 && name.bytes().all(is_fine)
 }
 
 #[cfg(test)]
@@ -57,7 +64,15 @@ mod tests {
         let id: SnapshotId = text.parse().unwrap();
         assert_eq!((id.namespace.as_str(), id.claim.as_str(), id.to_string()), ("shop", "data", text.clone()));
         let kopia = "36e8b8d3b8e2f1b3a0f5b2d6c1e0f9a8";
-        let wrong = [kopia, "estiba1", "estiba2:a:b:/c/d", &text.replace("/shop", "shop"), &text.to_uppercase(), "estiba1:a:b:/shop/data"];
+        let wrong = [
+            kopia,
+            "estiba1",
+            "estiba2:a:b:/c/d",
+            &text.replace("/shop", "shop"),
+            &text.to_uppercase(),
+            "estiba1:a:b:/shop/data",
+            &text.replace("data", "da/ta"),
+        ];
         for wrong in wrong {
             assert!(wrong.parse::<SnapshotId>().unwrap_err().contains("not written by this"), "{wrong}");
         }

@@ -13,7 +13,7 @@ use super::{DATA_MOVER, SnapshotId, repository_name};
 use crate::api::run::Phase;
 use crate::api::volume_backup::{HandedOver, Source, Urgency};
 use crate::api::volume_restore::{RestoreSource, StoredSource};
-use crate::api::{NOT_FOR_VELERO, RunStatus, VolumeBackup, VolumeBackupSpec, VolumeRestore, VolumeRestoreSpec};
+use crate::api::{NOT_FOR_VELERO, RUN_FINALIZER, RunStatus, VolumeBackup, VolumeBackupSpec, VolumeRestore, VolumeRestoreSpec};
 use crate::run::Run;
 
 /// Annotation of a run: when Velero gives up waiting for it.
@@ -38,11 +38,11 @@ pub trait Transfer: Resource<DynamicType = (), Scope = NamespaceResourceScope> +
     fn is_cancelled(&self) -> bool;
     /// Where it is stored.
     fn location(&self) -> &str;
-    /// The run that does it.
+    /// The run that does it; if what it belongs to is gone, only to dispose of what was made for it.
     ///
     /// # Errors
     /// Why there can be none.
-    fn run(&self, job: &Self::Job) -> Result<Self::Run, String>;
+    fn run(&self, job: Option<&Self::Job>) -> Result<Self::Run, String>;
     /// What only this kind of run has to say in the end.
     fn result(&self, run: &Self::Run, status: &mut TransferStatus);
 }
@@ -118,16 +118,15 @@ pub fn decide<T: Transfer>(seen: &Seen<T>, now: Timestamp) -> Decision<T::Run> {
             let message = format!("its {} was removed before it had ended", T::Run::kind(&()));
             end(&mut status, TransferPhase::Failed, &message, now);
         }
-        None => match (&seen.waits_for, seen.job.as_ref().map(|job| seen.transfer.run(job))) {
-            // Its run disposes of what was made for it, so there is one also if it is to stop at once.
-            (_, Some(Ok(run))) if seen.waits_for.is_none() || seen.transfer.is_cancelled() => act = Some(Act::Create(Box::new(run))),
-            (Some(message), Some(Ok(_))) => {
+        None => match (&seen.waits_for, seen.transfer.run(seen.job.as_ref())) {
+            (Some(message), Ok(_)) if !seen.transfer.is_cancelled() => {
                 status.phase = TransferPhase::New;
                 status.message.clone_from(message);
                 again = Some(LOOK_AGAIN);
             }
-            (_, Some(Err(message))) => end(&mut status, TransferPhase::Failed, &message, now),
-            (_, None | Some(Ok(_))) => end(&mut status, TransferPhase::Failed, "what it belongs to is gone", now),
+            // Its run disposes of what was made for it, so there is one also if it is to stop at once.
+            (_, Ok(run)) => act = Some(Act::Create(Box::new(run))),
+            (_, Err(message)) => end(&mut status, TransferPhase::Failed, &message, now),
         },
     }
     Decision { status, act, again }
@@ -140,7 +139,8 @@ fn is_for<T: Transfer>(run: &T::Run, transfer: &T) -> bool {
     run.owner_references().iter().any(|owner| transfer.meta().uid.as_ref() == Some(&owner.uid))
 }
 
-fn end(status: &mut TransferStatus, phase: TransferPhase, message: &str, now: Timestamp) {
+/// It ends, for this reason.
+pub(super) fn end(status: &mut TransferStatus, phase: TransferPhase, message: &str, now: Timestamp) {
     status.phase = phase;
     message.clone_into(&mut status.message);
     status.completion_timestamp = Some(Time(now));
@@ -206,11 +206,11 @@ const fn phase(of_run: Phase) -> TransferPhase {
 }
 
 /// What a run is called and whose it is.
-fn metadata<T: Transfer>(transfer: &T, job: &T::Job) -> ObjectMeta {
+fn metadata<T: Transfer>(transfer: &T, job: Option<&T::Job>) -> ObjectMeta {
     let owner = OwnerReference { block_owner_deletion: None, ..transfer.controller_owner_ref(&()).unwrap_or_default() };
     // Velero counts from here, too.
     let since = transfer.creation_timestamp().map_or(Timestamp::UNIX_EPOCH, |since| since.0);
-    let timeout = job.timeout().and_then(|timeout| timeout.parse::<SignedDuration>().ok()).filter(SignedDuration::is_positive);
+    let timeout = job.and_then(Job::timeout).and_then(|timeout| timeout.parse::<SignedDuration>().ok()).filter(SignedDuration::is_positive);
     let gives_up = timeout.and_then(|timeout| since.checked_add(timeout).ok());
     let annotations: BTreeMap<_, _> = gives_up.map(|time| (GIVES_UP.to_owned(), time.to_string())).into_iter().collect();
     ObjectMeta {
@@ -218,6 +218,8 @@ fn metadata<T: Transfer>(transfer: &T, job: &T::Job) -> ObjectMeta {
         namespace: transfer.namespace(),
         labels: Some([(NOT_FOR_VELERO.0.to_owned(), NOT_FOR_VELERO.1.to_owned())].into()),
         annotations: Some(annotations),
+        // From the first moment on it disposes of what was made for it.
+        finalizers: Some(vec![RUN_FINALIZER.to_owned()]),
         owner_references: Some(vec![owner]),
         ..ObjectMeta::default()
     }
@@ -243,25 +245,27 @@ impl Transfer for DataUpload {
         &self.spec.backup_storage_location
     }
 
-    fn run(&self, backup: &Backup) -> Result<VolumeBackup, String> {
+    fn run(&self, backup: Option<&Backup>) -> Result<VolumeBackup, String> {
         let snapshot = self.spec.csi_snapshot.as_ref().filter(|snapshot| !snapshot.volume_snapshot.is_empty());
         let Some(snapshot) = snapshot.filter(|_| self.spec.snapshot_type == "CSI") else {
             return Err(format!("it is of type {:?}, without a CSI snapshot: only those can be moved", self.spec.snapshot_type));
         };
-        let (name, uid) = (backup.name_any(), backup.uid().unwrap_or_default());
+        let tags = |backup: &Backup| {
+            vec![format!("velero-backup={}", backup.name_any()), format!("velero-backup-uid={}", backup.uid().unwrap_or_default())]
+        };
         let handed_over = HandedOver {
             namespace: self.spec.source_namespace.clone(),
             volume_snapshot: snapshot.volume_snapshot.clone(),
             claim: self.spec.source_pvc.clone(),
             storage_class: Some(snapshot.storage_class.clone()).filter(|class| !class.is_empty()),
-            tags: vec![format!("velero-backup={name}"), format!("velero-backup-uid={uid}")],
+            tags: backup.map(tags).unwrap_or_default(),
         };
-        let is_scheduled = backup.labels().contains_key(SCHEDULE);
+        let is_scheduled = backup.is_some_and(|backup| backup.labels().contains_key(SCHEDULE));
         let spec = VolumeBackupSpec {
             repository: repository_name(self.location()),
             source: Source { handed_over: Some(handed_over), ..Source::default() },
             urgency: if is_scheduled { Urgency::Scheduled } else { Urgency::Manual },
-            cancel: self.spec.cancel,
+            cancel: self.spec.cancel || backup.is_none(),
         };
         Ok(VolumeBackup { metadata: metadata(self, backup), ..VolumeBackup::new("", spec) })
     }
@@ -275,6 +279,11 @@ impl Transfer for DataUpload {
             claim: self.spec.source_pvc.clone(),
         };
         status.snapshot_id = id.to_string();
+        if let Err(error) = status.snapshot_id.parse::<SnapshotId>() {
+            // Found out now, not by a restore.
+            status.phase = TransferPhase::Failed;
+            status.message = format!("the mover stored something that no restore could find: {error}");
+        }
         status.node_os = Some("linux".to_owned());
         status.incremental_bytes = result.bytes_stored.and_then(|bytes| i64::try_from(bytes).ok());
         if let Some(bytes) = result.bytes {
@@ -303,7 +312,7 @@ impl Transfer for DataDownload {
         &self.spec.backup_storage_location
     }
 
-    fn run(&self, restore: &Restore) -> Result<VolumeRestore, String> {
+    fn run(&self, restore: Option<&Restore>) -> Result<VolumeRestore, String> {
         let id: SnapshotId = self.spec.snapshot_id.parse()?;
         let target = &self.spec.target_volume;
         let stored =
@@ -314,7 +323,7 @@ impl Transfer for DataDownload {
             claim: target.pvc.clone(),
             claim_namespace: Some(target.namespace.clone()),
             accept_incomplete: false,
-            cancel: self.spec.cancel,
+            cancel: self.spec.cancel || restore.is_none(),
         };
         Ok(VolumeRestore { metadata: metadata(self, restore), ..VolumeRestore::new("", spec) })
     }

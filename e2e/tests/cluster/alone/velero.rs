@@ -49,11 +49,11 @@ fn a_namespace_is_backed_up_removed_and_comes_back() {
         assert!(described.contains(words), "{words}:\n{described}");
     }
     // Stock restic reads it with nothing but the password.
-    let listed: Vec<serde_json::Value> = serde_json::from_str(&velero.restic().ok(&["snapshots", "--json"]).stdout).unwrap();
+    let listed: Vec<serde_json::Value> =
+        serde_json::from_str(&velero.restic().ok(&["snapshots", "--tag", "velero-backup=first", "--json"]).stdout).unwrap();
     let mut paths: Vec<_> = listed.iter().map(|snapshot| snapshot["paths"][0].as_str().unwrap()).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["/moved/device", "/moved/files", "/moved/late"]);
-    assert!(listed.iter().all(|snapshot| snapshot["tags"].as_array().unwrap().contains(&json!("velero-backup=first"))), "{listed:#?}");
 
     cluster().kubectl().ok(&["delete", "namespace", "moved", "--timeout", "100s"]);
     velero.restore("again", "first", &[]);
@@ -63,7 +63,7 @@ fn a_namespace_is_backed_up_removed_and_comes_back() {
     assert_eq!(std::fs::read(scene.volume("device").join("disk.img")).unwrap(), stored);
     let downloads = velero.transfers("datadownload", "restore-name=again");
     assert!(downloads.len() == 3 && downloads.iter().all(|download| download["status"]["phase"] == "Completed"), "{downloads:#?}");
-    assert!(velero.ok(&["restore", "describe", "again", "--details"]).stdout.contains("Phase:  Completed"));
+    assert!(velero.ok(&["restore", "describe", "again", "--details"]).stdout.contains("Data Mover: estiba"));
     // Under another name, beside what is there.
     velero.restore("beside", "first", &["--namespace-mappings", "moved:moved-beside"]);
     velero.ends("restore", "beside", "Completed");
@@ -75,5 +75,86 @@ fn a_namespace_is_backed_up_removed_and_comes_back() {
     cluster().kubectl().ok(&["delete", "namespace", "moved-beside", "--timeout", "100s"]);
     wait_for("its volumes to go", || cluster().list(&["pv"]).iter().all(|pv| pv["spec"]["claimRef"]["namespace"] != "moved-beside"));
     drop(velero);
+    scene.leaves_nothing();
+}
+
+/// What this project began with: many volumes, one mover at a time, and nobody fails for having to wait.
+#[test]
+fn ten_claims_wait_for_one_mover() {
+    let scene = Scene::alone("queue");
+    let velero = Velero::start(cluster());
+    for i in 0..10 {
+        let volume = scene.claim(&format!("data-{i}"), "test", "Filesystem");
+        std::fs::write(volume.join("data/file"), random(1 << 20, i)).unwrap();
+    }
+    let closed = scene.cluster.cordon("node-b");
+    let policy = scene.cluster.policy(&json!({"moversPerNode": 0}));
+    let watch = scene.cluster.watch_movers();
+    velero.back_up("ten", "queue", &[]);
+    velero.reaches("backup", "ten", "WaitingForPluginOperations");
+    let uploads = || velero.transfers("dataupload", "backup-name=ten");
+    let all = |phase: &str| uploads().iter().filter(|upload| upload["status"]["phase"] == phase).count() == 10;
+    wait_for("ten that wait", || all("Prepared"));
+    let says_why = |upload: &serde_json::Value| upload["status"]["message"].as_str().unwrap().contains("has no slots by policy");
+    assert!(uploads().iter().all(says_why), "{:#?}", uploads());
+    // The application's namespace is clean while they wait, and a server that is new knows them.
+    assert!(cluster().list(&["volumesnapshots", "--namespace", "queue"]).is_empty());
+    velero.restart();
+    assert!(all("Prepared") && watch.events().is_empty(), "{:#?}", uploads());
+    policy.change(&json!({"moversPerNode": 1}));
+    velero.ends("backup", "ten", "Completed");
+    let mut there = std::collections::BTreeSet::new();
+    let mut movers = 0;
+    for (_, kind, pod) in watch.events() {
+        let uid = pod["metadata"]["uid"].as_str().unwrap().to_owned();
+        if kind == "DELETED" {
+            there.remove(&uid);
+        } else if there.insert(uid) {
+            movers += 1;
+        }
+        assert!(there.len() <= 1, "more movers than slots");
+    }
+    assert_eq!(movers, 10, "one each: none failed");
+    drop((watch, policy, closed, velero));
+    scene.leaves_nothing();
+}
+
+/// A server that ends while it backs up gives up what it asked for; one that waits for too long does so, too. Nothing is left.
+#[test]
+fn what_velero_gives_up_ends_and_leaves_nothing() {
+    let scene = Scene::alone("given-up");
+    let velero = Velero::start(cluster());
+    for i in 0..6 {
+        let volume = scene.claim(&format!("data-{i}"), "test", "Filesystem");
+        std::fs::write(volume.join("data/file"), random(1 << 20, i)).unwrap();
+    }
+    let policy = scene.cluster.policy(&json!({"moversPerNode": 0}));
+    let uploads = |backup: &str| velero.transfers("dataupload", &format!("backup-name={backup}"));
+    let are_canceled = |backup: &str| {
+        wait_for("the end of all", || uploads(backup).iter().all(|upload| upload["status"]["phase"] == "Canceled"));
+        let run =
+            |upload: &serde_json::Value| cluster().get(&["vb", upload["metadata"]["name"].as_str().unwrap(), "--namespace", "velero"]);
+        wait_for("nothing to be left", || uploads(backup).iter().all(|upload| run(upload)["status"]["cleaned"] == true));
+    };
+    // One after another it takes snapshots; the driver stops in the middle.
+    velero.back_up("restarted", "given-up", &[]);
+    wait_for("the first of them", || !uploads("restarted").is_empty());
+    let fault = scene.cluster.fault("CreateSnapshot", &json!({"seconds": 3600}));
+    assert_eq!(velero.get("backup", "restarted")["status"]["phase"], "InProgress");
+    wait_for("a run", || uploads("restarted").iter().any(|upload| upload["status"]["phase"] == "Prepared"));
+    velero.restart();
+    velero.ends("backup", "restarted", "Failed");
+    drop(fault);
+    are_canceled("restarted");
+    // Who waits is warned in time.
+    velero.back_up("late", "given-up", &["--item-operation-timeout", "40s"]);
+    wait_for("a warning", || {
+        let warned =
+            |upload: &serde_json::Value| upload["status"]["message"].as_str().is_some_and(|said| said.contains("Velero gives up at"));
+        uploads("late").iter().any(warned)
+    });
+    velero.ends("backup", "late", "PartiallyFailed");
+    are_canceled("late");
+    drop((policy, velero));
     scene.leaves_nothing();
 }
