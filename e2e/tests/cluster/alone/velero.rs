@@ -49,8 +49,8 @@ fn a_namespace_is_backed_up_removed_and_comes_back() {
         assert!(described.contains(words), "{words}:\n{described}");
     }
     // Stock restic reads it with nothing but the password.
-    let listed: Vec<serde_json::Value> =
-        serde_json::from_str(&velero.restic().ok(&["snapshots", "--tag", "velero-backup=first", "--json"]).stdout).unwrap();
+    let tag = format!("velero-backup-uid={}", velero.get("backup", "first")["metadata"]["uid"].as_str().unwrap());
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&velero.restic().ok(&["snapshots", "--tag", &tag, "--json"]).stdout).unwrap();
     let mut paths: Vec<_> = listed.iter().map(|snapshot| snapshot["paths"][0].as_str().unwrap()).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["/moved/device", "/moved/files", "/moved/late"]);
