@@ -47,6 +47,11 @@ impl Cluster {
 
     /// Installs the chart, or brings it up to date.
     pub fn install(&self) {
+        self.install_as("");
+    }
+
+    /// The same, in a cluster of another name.
+    pub fn install_as(&self, name: &str) {
         self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
             "name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "baseline"}}}));
         self.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "minio", "namespace": NAMESPACE}, "stringData": {
@@ -54,7 +59,8 @@ impl Cluster {
         self.apply(&json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "estiba-velero", "namespace": NAMESPACE},
             "stringData": {"password": PASSWORD}}));
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/estiba");
-        let values = ["--set", "image.tag=dev,image.pullPolicy=Never,clones=true,velero.namespace=velero"];
+        let named = format!("clusterName={name}");
+        let values = ["--set", &named, "--set", "image.tag=dev,image.pullPolicy=Never,clones=true,velero.namespace=velero"];
         self.helm().ok(&[
             &["upgrade", "--install", "estiba", chart.to_str().unwrap(), "--namespace", NAMESPACE, "--wait", "--timeout", "90s"],
             &values[..],
@@ -250,6 +256,12 @@ pub fn scale(replicas: &str) {
 /// Waits for something in the cluster.
 pub fn wait_for(what: &str, is_so: impl FnMut() -> bool) {
     crate::within(PATIENCE, Duration::from_millis(200), what, is_so);
+}
+
+/// All controllers are killed, at once and without a word.
+pub fn kill_controllers() {
+    let controllers = ["--selector", "app.kubernetes.io/name=estiba-controller", "--force", "--grace-period", "0"];
+    cluster().kubectl().ok(&[&["delete", "pods", "--namespace", NAMESPACE], &controllers[..]].concat());
 }
 
 /// Whether no mover is left that was not told to end.

@@ -35,6 +35,19 @@ impl Velero {
         Program::new(tool("velero")).env("KUBECONFIG", self.cluster.state.join("kubeconfig")).env("HOME", home).ok(args)
     }
 
+    /// The server ends, and all backups that it knew are gone, save what is in its bucket.
+    pub fn forget_cluster(&self) {
+        self.cluster.script(&["velero-stop"]);
+        self.cluster.kubectl().ok(&["delete", "backups.velero.io", "--all", "--namespace", VELERO, "--timeout", "100s"]);
+        let runs = || self.cluster.list(&["vb,vr,datauploads.velero.io", "--namespace", VELERO]);
+        wait_for("all runs to go", || runs().is_empty());
+    }
+
+    /// Whether it knows one.
+    pub fn is_there(&self, kind: &str, name: &str) -> bool {
+        self.cluster.kubectl().run(&["get", &format!("{kind}.velero.io"), name, "--namespace", VELERO]).code == 0
+    }
+
     /// Asks for a backup of a namespace.
     pub fn back_up(&self, name: &str, namespace: &str, args: &[&str]) {
         let wanted = ["backup", "create", name, "--include-namespaces", namespace, "--snapshot-move-data", "--data-mover", "estiba"];
@@ -70,6 +83,12 @@ impl Velero {
     /// What it asked of data movers, for one backup or restore: `dataupload` with `backup-name=NAME`, for instance.
     pub fn transfers(&self, kind: &str, of: &str) -> Vec<Value> {
         self.cluster.list(&[&format!("{kind}.velero.io"), "--namespace", VELERO, "--selector", &format!("velero.io/{of}")])
+    }
+
+    /// What the repository has of a backup, as stock restic lists it.
+    pub fn stored(&self, backup: &str) -> Vec<Value> {
+        let tag = format!("velero-backup-uid={}", self.get("backup", backup)["metadata"]["uid"].as_str().unwrap());
+        serde_json::from_str(&self.restic().ok(&["snapshots", "--tag", &tag, "--json"]).stdout).unwrap()
     }
 
     /// Stock restic on the repository beside its backups.

@@ -4,16 +4,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use e2e::cluster::{NAMESPACE, cluster, note, scale, wait_for};
+use e2e::cluster::{NAMESPACE, cluster, kill_controllers, note, scale, wait_for};
 use e2e::scene::Scene;
 use e2e::tree::{assert_same, random};
 use serde_json::{Value, json};
-
-/// Both, at once and without a word.
-fn kill_controllers() {
-    let controllers = ["--selector", "app.kubernetes.io/name=estiba-controller", "--force", "--grace-period", "0"];
-    cluster().kubectl().ok(&[&["delete", "pods", "--namespace", NAMESPACE], &controllers[..]].concat());
-}
 
 #[test]
 fn movers_and_controllers_come_and_go() {

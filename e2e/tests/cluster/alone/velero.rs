@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use e2e::cluster::{cluster, wait_for};
+use e2e::cluster::{cluster, kill_controllers, wait_for};
 use e2e::scene::Scene;
 use e2e::tree::{assert_same, difficult, random};
 use e2e::velero::Velero;
@@ -31,6 +31,8 @@ fn a_namespace_is_backed_up_removed_and_comes_back() {
     let stored = std::fs::read(device.join("disk.img")).unwrap();
 
     velero.back_up("first", "moved", &[]);
+    wait_for("the first upload", || !velero.transfers("dataupload", "backup-name=first").is_empty());
+    kill_controllers();
     velero.ends("backup", "first", "Completed");
     let uploads = velero.transfers("dataupload", "backup-name=first");
     assert_eq!(uploads.len(), 3);
@@ -49,8 +51,7 @@ fn a_namespace_is_backed_up_removed_and_comes_back() {
         assert!(described.contains(words), "{words}:\n{described}");
     }
     // Stock restic reads it with nothing but the password.
-    let tag = format!("velero-backup-uid={}", velero.get("backup", "first")["metadata"]["uid"].as_str().unwrap());
-    let listed: Vec<serde_json::Value> = serde_json::from_str(&velero.restic().ok(&["snapshots", "--tag", &tag, "--json"]).stdout).unwrap();
+    let listed = velero.stored("first");
     let mut paths: Vec<_> = listed.iter().map(|snapshot| snapshot["paths"][0].as_str().unwrap()).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["/moved/device", "/moved/files", "/moved/late"]);
@@ -74,7 +75,52 @@ fn a_namespace_is_backed_up_removed_and_comes_back() {
     assert_eq!(std::fs::read(folder.join("data/file")).unwrap(), random(3 << 20, 2));
     cluster().kubectl().ok(&["delete", "namespace", "moved-beside", "--timeout", "100s"]);
     wait_for("its volumes to go", || cluster().list(&["pv"]).iter().all(|pv| pv["spec"]["claimRef"]["namespace"] != "moved-beside"));
+    // A namespace that goes while its claims are being filled takes what was made for them with it.
+    let policy = scene.cluster.policy(&json!({"moversPerNode": 0}));
+    velero.restore("lost", "first", &["--namespace-mappings", "moved:moved-lost"]);
+    let downloads = || velero.transfers("datadownload", "restore-name=lost");
+    let all = |phase: &str| downloads().iter().filter(|download| download["status"]["phase"] == phase).count() == 3;
+    wait_for("three that wait", || all("Prepared"));
+    cluster().kubectl().ok(&["delete", "namespace", "moved-lost", "--timeout", "100s"]);
+    wait_for("their end", || all("Failed"));
+    assert!(
+        downloads().iter().all(|download| download["status"]["message"].as_str().unwrap().contains("was removed")),
+        "{:#?}",
+        downloads()
+    );
+    velero.ends("restore", "lost", "PartiallyFailed");
+    drop((policy, velero));
+    scene.leaves_nothing();
+}
+
+/// Nothing of the first cluster is left but the bucket, and whoever restores knows the password.
+#[test]
+fn another_cluster_needs_the_bucket_and_the_password() {
+    let scene = Scene::alone("elsewhere");
+    let volume = scene.claim("data", "test", "Filesystem");
+    std::fs::write(volume.join("data/file"), random(3 << 20, 4)).unwrap();
+    let velero = Velero::start(cluster());
+    velero.back_up("carried", "elsewhere", &[]);
+    velero.ends("backup", "carried", "Completed");
+    velero.forget_cluster();
+    cluster().kubectl().ok(&["delete", "namespace", "elsewhere", "--timeout", "100s"]);
+    cluster().uninstall();
+    cluster().kubectl().ok(&["delete", "erepo", "velero-default"]);
+    cluster().install_as("second");
+    velero.restart();
+    wait_for("what is in the bucket to be found", || velero.is_there("backup", "carried"));
+    velero.restore("there", "carried", &[]);
+    velero.ends("restore", "there", "Completed");
+    assert_eq!(std::fs::read(scene.volume("data").join("data/file")).unwrap(), random(3 << 20, 4));
+    // It stores beside the first, and what they have in common once.
+    velero.back_up("back", "elsewhere", &[]);
+    velero.ends("backup", "back", "Completed");
+    let upload = velero.transfers("dataupload", "backup-name=back").remove(0);
+    assert!(upload["status"]["incrementalBytes"].as_u64().unwrap() < 10_000, "{upload:#}");
+    let hosts: Vec<_> = velero.stored("back").into_iter().map(|snapshot| snapshot["hostname"].clone()).collect();
+    assert_eq!(hosts, ["second"]);
     drop(velero);
+    cluster().install();
     scene.leaves_nothing();
 }
 
