@@ -226,7 +226,7 @@ velero() {
 velero_start() {
     kubectl --namespace velero get secret cloud-credentials -o 'go-template={{.data.cloud | base64decode}}' >"$STATE/velero-credentials"
     KUBECONFIG="$STATE/kubeconfig" HOME="$STATE" AWS_SHARED_CREDENTIALS_FILE="$STATE/velero-credentials" start velero "$BIN/velero" server --namespace velero --features EnableCSI \
-        --plugin-dir "$STATE/velero-plugins" --item-operation-sync-frequency 2s --metrics-address 127.0.0.1:18085 \
+        --plugin-dir "$STATE/velero-plugins" --item-operation-sync-frequency 2s --resource-timeout 30s --metrics-address 127.0.0.1:18085 \
         --profiler-address 127.0.0.1:16060 ${VELERO_ARGS:-}
     await 60 "Velero's start" curl -sf http://127.0.0.1:18085/metrics
     await 60 "Velero's access to its bucket" sh -c "'$BIN/kubectl' --kubeconfig '$STATE/kubeconfig' --namespace velero get bsl default -o yaml | grep -q 'phase: Available'"

@@ -129,8 +129,9 @@ impl Cluster {
         let others = self.list(&["persistentvolumes,volumesnapshotcontents.snapshot.storage.k8s.io,volumeattachments"]);
         let names = in_namespaces.iter().chain(&others).filter_map(|item| {
             let name = item["metadata"]["name"].as_str().unwrap();
-            // The controllers' own pods come and go.
-            (!name.starts_with("estiba-controller")).then(|| format!("{} {}/{name}", item["kind"], item["metadata"]["namespace"]))
+            // The controllers' own pods come and go, and helm's records of what it installed.
+            let is_left = !["estiba-controller", "sh.helm.release"].iter().any(|prefix| name.starts_with(prefix));
+            is_left.then(|| format!("{} {}/{name}", item["kind"], item["metadata"]["namespace"]))
         });
         let on_disk = ["volumes", "snapshots"].into_iter().flat_map(|folder| {
             std::fs::read_dir(self.state.join("volumes").join(folder))
