@@ -30,7 +30,7 @@ start() {
     setsid "$@" >>"$STATE/logs/$name.log" 2>&1 </dev/null &
     echo $! >"$STATE/pids/$name"
 }
-# The same for a sidecar, which ends when the driver does: it is started again, as its pod would be.
+# The same for a sidecar, which ends when the driver does, and for a kubelet: started again, as a pod or a unit would be.
 keep() {
     local name=$1
     shift
@@ -54,7 +54,10 @@ await() {
     shift 2
     end=$((SECONDS + seconds))
     until "$@" >/dev/null 2>&1; do
-        [ "$SECONDS" -lt "$end" ] || die "$what did not happen within $seconds s; logs are in $STATE/logs"
+        if [ "$SECONDS" -ge "$end" ]; then
+            tail -n 5 "$STATE"/logs/*.log | cut -c1-300 >&2
+            die "$what did not happen within $seconds s; the ends of all logs are above, the rest in $STATE/logs"
+        fi
         sleep 0.2
     done
 }
@@ -160,7 +163,7 @@ resolvConf: ""
 YAML
     start "containerd-$node" containerd --config "$folder/containerd.toml"
     await 30 "containerd on $node" ctr_of "$node" version
-    start "kubelet-$node" "$BIN/kubelet" --config "$folder/kubelet.yaml" --kubeconfig "$STATE/kubeconfig" --root-dir "$folder/kubelet" \
+    keep "kubelet-$node" "$BIN/kubelet" --config "$folder/kubelet.yaml" --kubeconfig "$STATE/kubeconfig" --root-dir "$folder/kubelet" \
         --hostname-override "$node" --node-ip "$ip"
 }
 
@@ -245,7 +248,7 @@ up() {
     image "$STATE/pause/pause.tar"
     minio
     velero
-    for node in "${NODES[@]}"; do await 60 "$node's registration" kubectl get node "$node"; done
+    for node in "${NODES[@]}"; do await 120 "$node's registration" kubectl get node "$node"; done
     storage
     kubectl wait --for=condition=Ready nodes --all --timeout=60s >/dev/null
     for node in "${NODES[@]}"; do

@@ -8,7 +8,7 @@ key=$(cat "$here"/*/go.mod "$here"/*/go.sum | sha256sum | cut -c1-16)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/estiba-e2e/$key
 say() { printf '%s\n' "$*" >&2; }
 
-packages=(restic acl attr time openssl make containerd runc containernetworking-plugins iptables conntrack socat e2fsprogs)
+packages=(restic acl attr time openssl curl make containerd runc containernetworking-plugins iptables conntrack socat e2fsprogs)
 missing=()
 for package in "${packages[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
