@@ -51,7 +51,7 @@ pub struct VolumeBackupSpec {
 /// for the run.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 #[x_kube(
-    validation = Rule::new("[has(self.claim), has(self.volumeSnapshot), has(self.handedOver)].filter(b, b).size() == 1").message("name a claim or a volumeSnapshot: one of them"),
+    validation = Rule::new("[has(self.claim), has(self.volumeSnapshot), has(self.handedOver)].filter(b, b).size() == 1").message("name a claim or a volumeSnapshot, not both"),
     validation = Rule::new("self == oldSelf").message("a run does not change its source")
 )]
 #[serde(rename_all = "camelCase")]
